@@ -1,0 +1,116 @@
+"""Metric losses as pure functions of decoded and natural audio [batch, samples] (channels folded into the batch)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from adjax import dsp
+from adjax.config import Losses, Mel, Stft
+
+_FLOOR = 1e-10
+
+
+def log_mel(x: Array, config: Mel, sample_rate_hz: int, resolution: int = 0) -> Array:
+    """Log-mel spectrogram [batch, frames, bands] at one of the configured resolutions."""
+    fft_size, win_length = config.fft_sizes[resolution], config.win_lengths[resolution]
+    spectrum = dsp.stft(x, fft_size, config.hop_samples[resolution], win_length)
+    amplitude = dsp.safe_abs(spectrum, _FLOOR)
+    bands = config.bands[resolution]
+    filters = dsp.mel_filters(sample_rate_hz, fft_size, bands, config.fmin_hz, config.fmax_hz)
+    if config.density:
+        window = dsp.hann(win_length, fft_size)
+        filters = filters / filters.sum(axis=0).clip(1e-6)
+        return jnp.log((amplitude / float((window @ window) ** 0.5)) @ filters + 1e-5)
+    logarithm = jnp.log(jnp.maximum(amplitude @ filters, _FLOOR))
+    return logarithm if config.log_base is None else logarithm / jnp.log(config.log_base)
+
+
+def mel_loss(decoded: Array, natural: Array, config: Mel, sample_rate_hz: int) -> Array:
+    """Mean absolute difference of log-mel spectrograms, averaged over resolutions (AudioDec's metric loss)."""
+    losses = [
+        jnp.mean(jnp.abs(log_mel(decoded, config, sample_rate_hz, i) - log_mel(natural, config, sample_rate_hz, i)))
+        for i in range(len(config.fft_sizes))
+    ]
+    return sum(losses, jnp.float32(0)) / len(losses)
+
+
+def global_norm(x: Array, axis: str | None) -> Array:
+    """Frobenius norm of x over all devices of `axis`, whose local gradient averages to the gradient of the global norm.
+
+    Collectives stay out of the differentiated path: their transposes differ between pmap and shard_map.
+    """
+    square = jnp.sum(x * x)
+    if axis is None:
+        return jnp.sqrt(square)
+    fixed = lax.stop_gradient(square)
+    norm = jnp.sqrt(lax.psum(fixed, axis))
+    return norm + lax.psum(1, axis) * (square - fixed) / (2 * norm)
+
+
+def stft_losses(decoded: Array, natural: Array, config: Stft, axis: str | None = None) -> tuple[Array, Array]:
+    """Spectral convergence and log-magnitude distance, averaged over resolutions (Parallel WaveGAN, equations 4, 5)."""
+    convergence = magnitude = jnp.float32(0)
+    for fft_size, hop, win_length in zip(config.fft_sizes, config.hop_samples, config.win_lengths, strict=True):
+        x = dsp.safe_abs(dsp.stft(decoded, fft_size, hop, win_length), 1e-7)
+        y = dsp.safe_abs(dsp.stft(natural, fft_size, hop, win_length), 1e-7)
+        convergence += global_norm(y - x, axis) / global_norm(y, axis)
+        magnitude += jnp.mean(jnp.abs(jnp.log(y) - jnp.log(x)))
+    return convergence / len(config.fft_sizes), magnitude / len(config.fft_sizes)
+
+
+def shape_loss(decoded: Array, natural: Array, windows: tuple[int, ...]) -> Array:
+    """Mean absolute difference of the max-pooled envelopes, averaged over window lengths in samples."""
+
+    def envelope(x: Array, window: int) -> Array:
+        whole = x.shape[1] // window * window
+        return jnp.max(jnp.abs(x[:, :whole]).reshape(x.shape[0], -1, window), axis=-1)
+
+    losses = [jnp.mean(jnp.abs(envelope(decoded, w) - envelope(natural, w))) for w in windows]
+    return sum(losses, jnp.float32(0)) / len(losses)
+
+
+def complex_loss(decoded: Array, natural: Array, config: Mel, sample_rate_hz: int, below_hz: float | None) -> Array:
+    """Squared error of compressed complex spectra |Z|^0.3 e^(j phase), weighted by 1 / (1 + f / 700 Hz)."""
+    total = jnp.float32(0)
+    for fft_size, hop, win_length in zip(config.fft_sizes, config.hop_samples, config.win_lengths, strict=True):
+        window = dsp.hann(win_length, fft_size)
+        norm = float((window @ window) ** 0.5)
+        top = fft_size // 2 + 1 if below_hz is None else int(below_hz / sample_rate_hz * fft_size)
+        weight = 1 / (1 + jnp.arange(top) * (sample_rate_hz / fft_size / 700))
+
+        def compressed(x: Array, fft_size: int = fft_size, hop: int = hop, win_length: int = win_length) -> Array:
+            z = dsp.stft(x, fft_size, hop, win_length)[..., :top] / norm  # noqa: B023
+            return z * dsp.safe_abs(z, 1e-8) ** -0.7
+
+        difference = compressed(decoded) - compressed(natural)
+        total += jnp.mean((jnp.real(difference) ** 2 + jnp.imag(difference) ** 2) * weight)
+    return total / len(config.fft_sizes)
+
+
+def error_loss(decoded: Array, natural: Array) -> Array:
+    """Noise-to-signal ratio in dB, averaged over crops."""
+    noise = jnp.sum((decoded - natural) ** 2, axis=1) + 1e-4
+    return jnp.mean(10 * jnp.log10(noise / (jnp.sum(natural**2, axis=1) + 1e-4)))
+
+
+def metric_losses(
+    decoded: Array, natural: Array, config: Losses, sample_rate_hz: int, axis: str | None = None
+) -> dict[str, Array]:
+    """Every metric loss with a weight, after its weight, under the name it is logged by; local means over `axis`."""
+    losses: dict[str, Array] = {}
+    if config.mel_weight:
+        losses["mel_loss"] = config.mel_weight * mel_loss(decoded, natural, config.mel, sample_rate_hz)
+    if config.stft_weight:
+        convergence, magnitude = stft_losses(decoded, natural, config.stft, axis)
+        losses["spectral_convergence_loss"] = config.stft_weight * convergence
+        losses["log_stft_magnitude_loss"] = config.stft_weight * magnitude
+    if config.shape_weight:
+        losses["shape_loss"] = config.shape_weight * shape_loss(decoded, natural, config.shape_windows)
+    if config.complex_weight:
+        losses["complex_loss"] = config.complex_weight * complex_loss(
+            decoded, natural, config.mel, sample_rate_hz, config.complex_below_hz
+        )
+    if config.error_weight:
+        losses["error_loss"] = config.error_weight * error_loss(decoded, natural)
+    return losses

@@ -1,0 +1,1 @@
+"""Models, declared so that they read like the figures of their papers."""

@@ -1,0 +1,84 @@
+"""A codec: encoder, projector, residual quantizer and decoder, declared as the papers draw them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+from jax import Array
+
+from adjax import config
+from adjax.models.autoencoder import ConvDecoder, ConvEncoder
+from adjax.models.spectral import STATS, SpectralDecoder, SpectralEncoder
+from adjax.nn.conv import Conv
+from adjax.nn.quantize import CODEBOOK, Quantized, ResidualQuantizer
+
+
+class Reconstruction(NamedTuple):
+    """A training forward pass: decoded audio [batch, samples, channels] and what the quantizer did."""
+
+    audio: Array
+    quantized: Quantized
+
+
+class Codec(nn.Module):
+    """Audio [batch, samples, channels], codes int32[batch, frames, codebooks].
+
+    The three parts are methods of their own, so that an encoder and a decoder can run on different machines.
+    """
+
+    config: config.ModelConfig
+
+    def setup(self) -> None:
+        c = self.config
+        encoder, decoder = c.encoder, c.decoder
+        if isinstance(encoder, config.ConvEncoder):
+            self.encoder = ConvEncoder(encoder)
+            norm = encoder.weight_norm
+        else:
+            self.encoder, norm = SpectralEncoder(encoder), False
+        self.projector = Conv(c.quantizer.dim, 3, bias=c.projector_bias, causal=encoder.causal, weight_norm=norm)
+        self.quantizer = ResidualQuantizer(c.quantizer)
+        if isinstance(decoder, config.ConvDecoder):
+            self.decoder = ConvDecoder(decoder)
+        else:
+            self.decoder = SpectralDecoder(decoder, c.sample_rate_hz)
+
+    def latents(self, audio: Array) -> Array:
+        """Unquantized latents [batch, frames, dim]."""
+        return self.projector(self.encoder(audio))
+
+    def encode(self, audio: Array) -> Array:
+        """Codes of audio; samples a whole number of hops."""
+        return self.quantizer.encode(self.latents(audio))
+
+    def decode(self, codes: Array) -> Array:
+        """Audio of codes; any number of leading codebooks."""
+        return self.decoder(self.quantizer.decode(codes))
+
+    def decode_latents(self, zq: Array) -> Array:
+        """Audio of latents [batch, frames, dim]."""
+        return self.decoder(zq)
+
+    def __call__(self, audio: Array, active: Array | None = None) -> Reconstruction:
+        """Training forward pass; `active` int32[batch]: leading codebooks in each crop's output (None: all)."""
+        quantized = self.quantizer(self.latents(audio), active)
+        return Reconstruction(self.decoder(quantized.zq), quantized)
+
+
+def without_weight_norm(model: config.ModelConfig) -> config.ModelConfig:
+    """The model whose parameters are another's with weight norm folded."""
+    encoder, decoder = model.encoder, model.decoder
+    if isinstance(encoder, config.ConvEncoder):
+        encoder = replace(encoder, weight_norm=False)
+    if isinstance(decoder, config.ConvDecoder):
+        decoder = replace(decoder, weight_norm=False)
+    return replace(model, encoder=encoder, decoder=decoder)
+
+
+def init(model: config.ModelConfig, key: Array) -> dict:
+    """Fresh variables of a model: collections `params`, `codebook` and, where the model has constants, `stats`."""
+    audio = jax.numpy.zeros((1, model.hop_samples * 2, model.audio_channels))
+    return dict(Codec(model).init(key, audio, mutable=["params", CODEBOOK, STATS]))

@@ -1,0 +1,76 @@
+"""adjax's own encoder and decoder: every layer at the frame rate, on whitened MDCT frames.
+
+`sigma` (collection `stats`, [hop]) is the RMS of each MDCT bin over the training set: dividing by it whitens speech,
+which falls 55 dB from 0 to 24 kHz. It is a constant of the model, not a parameter.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from adjax import config, dsp
+from adjax.nn.blocks import FrameUnit, RmsNorm
+from adjax.nn.conv import Conv, FixedConv, FrameCounter
+
+STATS = "stats"
+
+
+def _linear(features: int, fan_in: int, gain: float, name: str) -> nn.Dense:
+    return nn.Dense(features, kernel_init=nn.initializers.normal(gain * fan_in**-0.5), name=name)
+
+
+def _local_rms(bins: Array, width: int) -> Array:
+    """RMS over `width` neighbouring bins (fewer at the ends); the magnitudes themselves if it is 1."""
+    if width == 1:
+        return bins
+    index = np.arange(bins.shape[-1])
+    near = (abs(index[:, None] - index) <= width // 2).astype(np.float32)
+    return jnp.sqrt(jnp.square(bins) @ (near / near.sum(axis=0)) + 1e-14)
+
+
+class SpectralEncoder(nn.Module):
+    """Audio [batch, frames * hop, 1] to features [batch, frames, channels]; a frame sees its hop and the one before."""
+
+    config: config.SpectralEncoder
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        c = self.config
+        hop = c.hop_samples
+        sigma = self.variable(STATS, "sigma", jnp.ones, (hop,)).value
+        bins = FixedConv(name="analysis")(x.reshape(x.shape[0], -1, hop), dsp.analysis_kernel(hop))
+        x = jnp.arcsinh(3 * bins / jnp.concatenate([sigma, sigma]))
+        x = _linear(c.channels, 2 * hop, 1.0, "expand")(x)
+        for i, dilation in enumerate(c.dilations):
+            x = FrameUnit(dilation, name=f"units_{i}")(x)
+        return RmsNorm(name="norm")(x)
+
+
+class SpectralDecoder(nn.Module):
+    """Latents [batch, frames, dim] to audio [batch, frames * hop, 1], `hop` samples late.
+
+    Above `random_signs_above_hz` the bins are noise: random signs and locally smooth magnitudes. The decoder would
+    repeat one pattern frame after frame there, lines that mel bands cannot see and ears can.
+    """
+
+    config: config.SpectralDecoder
+    sample_rate_hz: int
+
+    @nn.compact
+    def __call__(self, zq: Array) -> Array:
+        c = self.config
+        hop = c.hop_samples
+        batch, frames, dim = zq.shape
+        sigma = self.variable(STATS, "sigma", jnp.ones, (hop,)).value
+        x = Conv(c.channels, 3, kernel_init=nn.initializers.normal((3 * dim) ** -0.5), name="expand")(zq)
+        for i, dilation in enumerate(c.dilations):
+            x = FrameUnit(dilation, name=f"units_{i}")(x)
+        bins = _linear(hop, c.channels, 0.1, "bins")(RmsNorm(name="norm")(x)) * sigma
+        first = min(hop, int(c.random_signs_above_hz * 2 * hop / self.sample_rate_hz))
+        signs = dsp.frame_signs(FrameCounter(name="counter")(batch, frames), hop)
+        noise = signs[..., first:] * _local_rms(bins[..., first:], c.noise_smoothing_bins)
+        bins = jnp.concatenate([bins[..., :first], noise], axis=-1)
+        return FixedConv(name="synthesis")(bins, dsp.synthesis_kernel(hop)).reshape(batch, -1, 1)

@@ -1,0 +1,1 @@
+"""Layers: the only places that know streaming state and codebooks."""

@@ -1,0 +1,175 @@
+"""Residual vector quantization with codebooks learnt as exponential moving averages.
+
+The layer reads `embed` [stages, size, dim] of the collection `codebook` and writes nothing. The statistics behind it
+are `Codebooks`; `update` computes the next ones from what a training forward pass returned, and a quantizer is frozen
+by not calling it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from adjax.config import Quantizer
+
+CODEBOOK = "codebook"
+
+
+class Quantized(NamedTuple):
+    """What a training forward pass of the quantizer gives."""
+
+    zq: Array  # [batch, frames, dim], gradient passed straight through
+    codes: Array  # int32[stages, batch, frames]
+    residuals: Array  # [stages, batch, frames, dim], each stage's input
+    selected: Array  # [stages, batch, frames, dim], each stage's code vectors, without gradient
+
+
+class Codebooks(NamedTuple):
+    """The codebooks of all stages and their statistics."""
+
+    embed: Array  # [stages, size, dim]
+    embed_avg: Array  # [stages, size, dim], moving average of the sum of the vectors that chose each code
+    cluster_size: Array  # [stages, size], moving average of their number
+
+    @classmethod
+    def fresh(cls, embed: Array) -> Codebooks:
+        """Statistics of codebooks that have seen nothing yet, as published."""
+        return cls(embed, embed, jnp.zeros(embed.shape[:2]))
+
+
+def nearest(x: Array, embed: Array) -> Array:
+    """Indices int32[...] of the entries of embed[size, dim] nearest to x[..., dim]; the first of equals wins."""
+    dots = jnp.einsum("...d,kd->...k", x, embed, precision=lax.Precision.HIGHEST)
+    distance = jnp.sum(x * x, -1, keepdims=True) - 2 * dots + jnp.sum(embed * embed, -1)
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+
+
+class ResidualQuantizer(nn.Module):
+    """Residual VQ: each stage quantizes what the stages before it left over (AudioDec; SoundStream, section III-C)."""
+
+    config: Quantizer
+
+    def setup(self) -> None:
+        c = self.config
+        shape = (c.codebooks, c.codebook_size, c.dim)
+        self.embed = self.variable(
+            CODEBOOK, "embed", lambda: jax.random.normal(self.make_rng("params"), shape, jnp.float32)
+        )
+
+    def encode(self, z: Array) -> Array:
+        """Codes int32[batch, frames, stages] of latents z[batch, frames, dim]."""
+
+        def stage(residual: Array, embed: Array) -> tuple[Array, Array]:
+            codes = nearest(residual, embed)
+            return residual - (residual + (embed[codes] - residual)), codes
+
+        _, codes = lax.scan(stage, z, self.embed.value)
+        return jnp.moveaxis(codes, 0, -1)
+
+    def decode(self, codes: Array) -> Array:
+        """Latents [batch, frames, dim] of the leading codebooks' codes int32[batch, frames, stages]."""
+        embed = self.embed.value
+        zq = embed[0][codes[..., 0]]
+        for i in range(1, codes.shape[-1]):
+            zq += embed[i][codes[..., i]]
+        return zq
+
+    def __call__(self, z: Array, active: Array | None = None) -> Quantized:
+        """Training forward pass; `active` int32[batch] is how many leading stages enter each crop's output (all)."""
+        stop = lax.stop_gradient
+        everywhere = self.config.commit_every_stage
+        residual, total = z, jnp.zeros_like(z)
+        codes, residuals, selected = [], [], []
+        for i in range(self.config.codebooks):
+            embed = self.embed.value[i]
+            index = nearest(stop(residual), embed)
+            chosen = stop(embed[index])
+            output = residual + stop(chosen - residual)
+            codes.append(index)
+            residuals.append(residual)
+            selected.append(chosen)
+            kept = output if active is None else jnp.where((i < active)[:, None, None], output, 0)
+            total += stop(kept) if everywhere else kept
+            residual = residual - (stop(output) if everywhere else output)
+        zq = z + stop(total - z) if everywhere else total
+        return Quantized(zq, jnp.stack(codes), jnp.stack(residuals), jnp.stack(selected))
+
+
+def stage_losses(quantized: Quantized) -> Array:
+    """Commitment loss of each stage, [stages]: mean squared distance of its input to the code vector it chose."""
+    return jnp.mean((lax.stop_gradient(quantized.selected) - quantized.residuals) ** 2, axis=(1, 2, 3))
+
+
+def counts(codes: Array, size: int) -> Array:
+    """How often each code occurs in each stage, float32[stages, size], of codes int32[stages, ...]."""
+
+    def one(row: Array) -> Array:
+        return jnp.zeros((size,), jnp.float32).at[row].add(1.0)
+
+    return jax.vmap(one)(codes.reshape(codes.shape[0], -1))
+
+
+def perplexity(count: Array) -> Array:
+    """exp(entropy) of code frequencies, [stages], of counts [stages, size]."""
+    p = count / jnp.sum(count, axis=-1, keepdims=True)
+    return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10), axis=-1))
+
+
+def sums(quantized: Quantized, size: int) -> Array:
+    """Sum of the inputs that chose each code, [stages, size, dim]."""
+
+    def one(codes: Array, inputs: Array) -> Array:
+        return jnp.zeros((size, inputs.shape[-1]), jnp.float32).at[codes].add(inputs)
+
+    stages = quantized.codes.shape[0]
+    inputs = lax.stop_gradient(quantized.residuals)
+    return jax.vmap(one)(quantized.codes.reshape(stages, -1), inputs.reshape(stages, -1, inputs.shape[-1]))
+
+
+def update(books: Codebooks, count: Array, total: Array, config: Quantizer) -> Codebooks:
+    """The next codebooks, from a batch's counts [stages, size] and sums [stages, size, dim], both over all devices."""
+    size = config.decay * books.cluster_size + (1 - config.decay) * count
+    average = config.decay * books.embed_avg + (1 - config.decay) * total
+    n = jnp.sum(size, axis=-1, keepdims=True)
+    smoothed = (size + config.epsilon) / (n + config.codebook_size * config.epsilon) * n
+    return Codebooks(average / smoothed[..., None], average, size)
+
+
+def restart_dead(books: Codebooks, candidates: Array, config: Quantizer) -> Codebooks:
+    """Codes whose count fell under `restart_below` of the mean take a candidate [stages, size, dim] of the batch.
+
+    Embedding, average and count change together: a new code has the mean count, so that it lives long enough to be
+    used.
+    """
+    mean = jnp.mean(books.cluster_size, axis=-1, keepdims=True)
+    dead = books.cluster_size < config.restart_below * mean
+    size = jnp.where(dead, mean, books.cluster_size)
+    embed = jnp.where(dead[..., None], candidates, books.embed)
+    average = jnp.where(dead[..., None], candidates * mean[..., None], books.embed_avg)
+    return Codebooks(embed, average, size)
+
+
+def kmeans_start(latents: Array, key: Array, config: Quantizer, rounds: int = 8) -> Codebooks:
+    """Codebooks by Lloyd's algorithm, stage after stage, on latents [count, dim] (count at least the codebook size)."""
+    residual, stages = latents, []
+    for i in range(config.codebooks):
+        order = jax.random.permutation(jax.random.fold_in(key, i), residual.shape[0])
+        embed = residual[order[: config.codebook_size]]
+
+        def lloyd(_: int, state: tuple[Array, Array], residual: Array = residual) -> tuple[Array, Array]:
+            embed = state[0]
+            codes = nearest(residual, embed)
+            count = jnp.zeros((config.codebook_size,)).at[codes].add(1.0)
+            total = jnp.zeros_like(embed).at[codes].add(residual)
+            return jnp.where(count[:, None] > 0, total / jnp.maximum(count, 1)[:, None], embed), count
+
+        embed, count = lax.fori_loop(0, rounds, lloyd, (embed, jnp.zeros((config.codebook_size,))))
+        stages.append((embed, jnp.maximum(count, 1e-3)))
+        residual = residual - embed[nearest(residual, embed)]
+    embed = jnp.stack([s[0] for s in stages])
+    size = jnp.stack([s[1] for s in stages])
+    return Codebooks(embed, embed * size[..., None], size)

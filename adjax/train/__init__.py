@@ -1,0 +1,1 @@
+"""Training: data, steps, state, devices, checkpoints, logs, and the loop around them."""

@@ -1,0 +1,102 @@
+"""One per-device step over the axis `data`, run by jit on one device, by pmap or by jit(shard_map) on several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "data"
+Tree = Any
+Device = Any  # a jax.Device, whose class jaxlib shows to no type checker
+Step = Callable[[Tree, Tree], tuple[Tree, Tree]]
+
+
+def mean(tree: Tree, axis: str | None) -> Tree:
+    """Mean over devices; the tree itself on one device."""
+    return tree if axis is None else lax.pmean(tree, axis)
+
+
+def total(tree: Tree, axis: str | None) -> Tree:
+    """Sum over devices; the tree itself on one device."""
+    return tree if axis is None else lax.psum(tree, axis)
+
+
+def device_key(key: Array, axis: str | None) -> Array:
+    """A random key that differs between devices."""
+    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
+
+
+def value_and_grad(
+    loss: Callable[..., tuple[Array, Tree]], params: Tree, axis: str | None
+) -> tuple[tuple[Array, Tree], Tree]:
+    """Global mean of a local mean loss (with local auxiliary output), and the gradient of that global mean.
+
+    Parameters are marked as varying first: under shard_map's checks the gradient with respect to a replicated argument
+    would be summed over devices already, and a mean over devices would then be too large by their number.
+    """
+    if axis is not None:
+        params = jax.tree.map(lambda p: lax.pcast(p, axis, to="varying"), params)
+    (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    return (mean(value, axis), aux), mean(gradient, axis)
+
+
+class Backend(NamedTuple):
+    """A compiled step with donated state, and the ways of its state and batches to the devices and back."""
+
+    step: Step
+    put_state: Callable[[Tree], Tree]  # one logical copy to the devices
+    put_batch: Callable[[np.ndarray], Array]  # this host's share of the batch [local batch, ...]
+    get: Callable[[Tree], Tree]  # one logical copy of a state or of metrics
+
+
+Kind = Literal["auto", "jit", "pmap", "shard_map"]
+
+
+def backend(make_step: Callable[[str | None], Step], kind: Kind, devices: Sequence[Device] | None = None) -> Backend:
+    """`make_step(axis)` made to run on the devices (all of them by default; `jit` takes the first)."""
+    devices = list(devices or jax.devices())
+    if kind == "auto":
+        kind = "jit" if len(devices) == 1 else "pmap"
+    if kind == "jit":
+        return Backend(jax.jit(make_step(None), donate_argnums=0), _copy, jax.device_put, lambda tree: tree)
+    if kind == "pmap":
+        return _pmap(make_step(AXIS), devices)
+    return _shard_map(make_step(AXIS), devices)
+
+
+def _copy(state: Tree) -> Tree:
+    """Buffers of the state's own, each different: they will be donated."""
+    return jax.tree.map(jnp.array, state)
+
+
+def _pmap(step: Step, devices: list[Device]) -> Backend:
+    local = [d for d in devices if d.process_index == jax.process_index()]
+    sharding = NamedSharding(Mesh(np.array(local), (AXIS,)), P(AXIS))
+
+    def put_state(state: Tree) -> Tree:
+        return jax.tree.map(lambda x: jax.device_put(np.stack([np.asarray(x)] * len(local)), sharding), state)
+
+    def put_batch(batch: np.ndarray) -> Array:
+        return jax.device_put(batch.reshape(len(local), -1, *batch.shape[1:]), sharding)
+
+    run = jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=0)
+    return Backend(run, put_state, put_batch, lambda tree: jax.tree.map(lambda x: x.addressable_data(0)[0], tree))
+
+
+def _shard_map(step: Step, devices: list[Device]) -> Backend:
+    mesh = Mesh(np.array(devices), (AXIS,))
+    replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()))
+    return Backend(
+        jax.jit(mapped, donate_argnums=0),
+        lambda state: jax.tree.map(lambda x: jax.device_put(np.asarray(x), replicated), state),
+        lambda batch: jax.make_array_from_process_local_data(sharded, batch),
+        lambda tree: jax.tree.map(lambda x: x.addressable_data(0), tree),
+    )

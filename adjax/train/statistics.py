@@ -1,0 +1,62 @@
+"""Statistics of a training set that a model needs before or early in its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from adjax import dsp
+from adjax.config import SpectralEncoder, TrainConfig
+from adjax.models.codec import Codec
+from adjax.nn import quantize
+from adjax.nn.quantize import Codebooks
+from adjax.train.state import TrainState, Tree
+
+SIGMA_SECONDS = 600
+SIGMA_SMOOTHING_BINS = 9
+KMEANS_LATENTS = 20_000
+
+
+def whitening(config: TrainConfig, batches: Iterator[np.ndarray]) -> dict[str, dict[str, Array]]:
+    """The constants of a model that works on whitened MDCT frames: RMS of each bin, smoothed over neighbours, [hop].
+
+    Other models have no such constants: an empty tree.
+    """
+    if not isinstance(config.model.encoder, SpectralEncoder):
+        return {}
+    hop = config.model.hop_samples
+    previous, current = dsp.analysis_kernel(hop)[..., :hop]
+    power, frames = np.zeros(hop), 0
+    while frames * hop < SIGMA_SECONDS * config.model.sample_rate_hz:
+        hops = next(batches).reshape(config.data.batch_size, -1, hop)
+        bins = hops[:, :-1] @ previous + hops[:, 1:] @ current
+        power += np.sum(np.square(bins, dtype=np.float64), axis=(0, 1))
+        frames += bins.shape[0] * bins.shape[1]
+    side = SIGMA_SMOOTHING_BINS // 2
+    kernel = np.full(SIGMA_SMOOTHING_BINS, 1 / SIGMA_SMOOTHING_BINS)
+    smooth = np.convolve(np.pad(power / frames, side, mode="edge"), kernel, "valid")
+    sigma = np.sqrt(smooth).astype(np.float32)
+    return {part: {"sigma": jnp.array(sigma)} for part in ("encoder", "decoder")}
+
+
+def kmeans_codebooks(config: TrainConfig, state: TrainState, batches: Iterator[np.ndarray]) -> Codebooks:
+    """Codebooks by k-means on latents of the current encoder over some training crops (contexts left out)."""
+    model, quantizer = Codec(config.model), config.model.quantizer
+    skip = config.data.context_samples // config.model.hop_samples
+    variables = {"params": state.params, "stats": state.stats}
+
+    @jax.jit
+    def encode(variables: Tree, audio: Array) -> Array:
+        return cast(Array, model.apply(variables, audio, method="latents"))[:, skip:]
+
+    wanted = max(KMEANS_LATENTS, 2 * quantizer.codebook_size)
+    latents: list[np.ndarray] = []
+    while sum(map(len, latents)) < wanted:
+        latents.append(np.asarray(encode(variables, next(batches))).reshape(-1, quantizer.dim))
+    points = jnp.asarray(np.concatenate(latents)[:wanted])
+    return jax.jit(quantize.kmeans_start, static_argnums=2)(points, jax.random.key(config.seed), quantizer)

@@ -1,0 +1,273 @@
+"""Training crops: what is drawn, from which files, and that hosts, threads and resuming do not change it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from adjax.config import Data
+from adjax.errors import AdjaxError
+from adjax.train import data
+
+RATE = 8000
+CROP = 100
+
+
+def write_ramp(path: Path, index: int, samples: int = 400, rate: int = RATE, channels: int = 1) -> Path:
+    """A file in which every sample says where it is from: 1000 * index + position (+ 500 per channel), over 2^15."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = 1000 * index + np.arange(samples)[:, None] + 500 * np.arange(channels)
+    soundfile.write(path, ramp.astype(np.int16), rate, subtype="PCM_16")
+    return path
+
+
+def decoded(batch: np.ndarray) -> np.ndarray:
+    return np.rint(batch * 2**15).astype(int)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(1, 8):
+        write_ramp(tmp_path / "set" / f"{i}.{'flac' if i % 2 else 'wav'}", i)
+    return tmp_path / "set"
+
+
+def dataset(folder: Path, seed: int = 3, shard: tuple[int, int] = (0, 1), channels: int = 1, **settings):
+    settings = {"batch_size": 4, "crop_samples": CROP, **settings}
+    sources, _ = data.scan([folder], RATE, channels, settings["crop_samples"])
+    return data.crops(sources, Data(**settings), sample_rate_hz=RATE, channels=channels, seed=seed, shard=shard)
+
+
+def test_find_audio_takes_folders_files_and_lists(tmp_path: Path) -> None:
+    """Order comes from the arguments and names alone, each file counts once, and other files in a folder do not."""
+    b, a = write_ramp(tmp_path / "x" / "b.wav", 1), write_ramp(tmp_path / "x" / "a" / "z.FLAC", 2)
+    (tmp_path / "x" / "notes.md").write_text("no audio")
+    write_ramp(tmp_path / "x" / "._b.wav", 3)
+    single = write_ramp(tmp_path / "single.wav", 4)
+    listing = tmp_path / "lists" / "l.txt"
+    listing.parent.mkdir()
+    listing.write_text(f"# comment\n\n../x/b.wav\n{single}\n", encoding="utf-8-sig")
+    assert data.find_audio([tmp_path / "x"]) == [a, b]
+    assert data.find_audio([str(single), tmp_path / "x"]) == [single, a, b]
+    assert data.find_audio([listing, single]) == [listing.parent / "../x/b.wav", single]
+    with pytest.raises(AdjaxError, match=r"absent: no such file or folder"):
+        data.find_audio([tmp_path / "absent"])
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AdjaxError, match=r"binary\.txt: not a list"):
+        data.find_audio([tmp_path / "binary.txt"])
+
+
+def test_scan_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    """A file of exactly `minimum_samples` is too short, one sample more is enough; rates count after resampling."""
+    write_ramp(tmp_path / "just.wav", 1, CROP + 1)
+    write_ramp(tmp_path / "short.wav", 1, CROP)
+    write_ramp(tmp_path / "empty.wav", 1, 0)
+    write_ramp(tmp_path / "fast.wav", 1, 2 * CROP + 1, rate=2 * RATE)
+    write_ramp(tmp_path / "faster.wav", 1, 2 * CROP + 2, rate=2 * RATE)
+    write_ramp(tmp_path / "stereo.wav", 1, channels=2)
+    (tmp_path / "junk.wav").write_bytes(b"junk" * 50)
+    unknown = bytearray(write_ramp(tmp_path / "unknown.flac", 1).read_bytes())
+    unknown[21] &= 0xF0  # the 36-bit length in the stream's header: 0 says unknown
+    unknown[22:26] = bytes(4)
+    (tmp_path / "unknown.flac").write_bytes(unknown)
+    (tmp_path / "list.txt").write_text("gone.wav\n")
+
+    sources, report = data.scan([tmp_path, tmp_path / "list.txt"], RATE, 1, CROP)
+    assert [s.path.name for s in sources] == ["faster.wav", "just.wav", "stereo.wav"]
+    assert [p.name for p in report.too_short] == ["empty.wav", "fast.wav", "short.wav"]
+    assert [p.name for p in report.unreadable] == ["junk.wav", "unknown.flac", "gone.wav"]
+    assert report.seconds == pytest.approx((CROP + 1 + CROP + 1 + 400) / RATE)
+    assert "3 files usable" in str(report)
+    assert "3 files left out as not longer than 100 samples (such as" in str(report)
+
+    sources, report = data.scan([tmp_path], RATE, 2, CROP)
+    assert [s.path.name for s in sources] == ["stereo.wav"]
+    assert "left out for another channel count" in str(report)
+    assert len(report.other_channels) == 5
+
+
+def test_scan_says_where_it_looked(tmp_path: Path) -> None:
+    write_ramp(tmp_path / "a.wav", 1, 5)
+    with pytest.raises(AdjaxError, match=rf"no usable audio in {tmp_path}: 0 files usable .* 1 file left out"):
+        data.scan([tmp_path], RATE, 1, CROP)
+    with pytest.raises(AdjaxError, match=r"data\.train"):
+        data.scan([], RATE, 1, CROP)
+
+
+def test_crops_are_real_spans_with_their_context(folder: Path) -> None:
+    """Samples carry their file and position, so a crop must be consecutive, and zeros only precede a file's start."""
+    padded = 0
+    ds = dataset(folder, context_samples=150)
+    for k in range(30):
+        batch = ds[k]
+        assert batch.shape == (4, 250, 1)
+        assert batch.dtype == np.float32
+        for row in decoded(batch)[..., 0]:
+            index, last = divmod(row[-1], 1000)
+            expected = np.arange(last - 249, last + 1)
+            np.testing.assert_array_equal(row, np.where(expected >= 0, 1000 * index + expected, 0))
+            assert last >= CROP - 1  # the crop itself lies in the file
+            padded += expected[0] < 0
+    assert 20 < padded < 100  # 150 of 301 starts need padding
+
+
+def test_every_start_is_drawn_and_none_beyond(tmp_path: Path) -> None:
+    """A file 4 samples longer than a crop has 5 starts: 400 draws miss one with chance 5 * 0.8^400 ~ 1e-38."""
+    write_ramp(tmp_path / "a.wav", 1, CROP + 4)
+    ds = dataset(tmp_path)
+    starts = np.concatenate([decoded(ds[k])[:, 0, 0] - 1000 for k in range(100)])
+    counts = np.bincount(starts, minlength=5)
+    assert len(counts) == 5
+    assert counts.min() > 40  # 80 expected, standard deviation 8
+
+
+def test_an_epoch_visits_each_file_once_and_the_next_in_another_order(folder: Path) -> None:
+    """7 files in batches of 1: every 7 batches are a permutation, and 4 equal ones in a row have chance 7!^-3."""
+    ds = dataset(folder, batch_size=1)
+    files = np.array([decoded(ds[k])[0, 0, 0] // 1000 for k in range(28)]).reshape(4, 7)
+    for epoch in files:
+        assert sorted(epoch) == list(range(1, 8))
+    assert len({tuple(epoch) for epoch in files}) > 1
+
+
+def test_batches_depend_on_seed_and_number_only(folder: Path) -> None:
+    ds, again, other = dataset(folder), dataset(folder), dataset(folder, seed=4)
+    later = ds[9]
+    for k in (0, 1, 9, 10**6):
+        np.testing.assert_array_equal(ds[k], again[k])
+    np.testing.assert_array_equal(ds[9], later)  # random access leaves no trace
+    assert not np.array_equal(ds[0], other[0])
+    assert not np.array_equal(ds[0], ds[1])
+    assert dataset(folder, seed=-1)[0].shape == (4, CROP, 1)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_together_hold_the_batch_of_one_host(folder: Path, hosts: int) -> None:
+    """Rows are drawn by their global position, so how many hosts share a batch cannot change it, gain included."""
+    settings = {"context_samples": 20, "gain_db": (-6.0, 6.0)}
+    whole = dataset(folder, **settings)
+    parts = [dataset(folder, shard=(h, hosts), **settings) for h in range(hosts)]
+    for k in range(5):
+        np.testing.assert_array_equal(np.concatenate([p[k] for p in parts]), whole[k])
+
+
+def test_hosts_must_divide_the_batch(folder: Path) -> None:
+    with pytest.raises(AdjaxError, match=r"data\.batch_size \(4\) must be a multiple of the number of hosts \(3\)"):
+        dataset(folder, shard=(0, 3))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_threads_and_resuming_do_not_change_batches(folder: Path, threads: int) -> None:
+    ds = dataset(folder)
+    for start in (0, 5):
+        iterator = data.batches(ds, start, threads)
+        for k in range(start, start + 6):
+            np.testing.assert_array_equal(next(iterator), ds[k])
+        iterator.close()  # pyright: ignore
+
+
+def test_gain_is_uniform_in_decibels(tmp_path: Path) -> None:
+    """A constant signal shows its gain: 400 draws over 12 dB stay inside and come within 1 dB of both ends."""
+    soundfile.write(tmp_path / "a.wav", np.full(300, 0.25), RATE, subtype="FLOAT")
+    ds = dataset(tmp_path, gain_db=(-9.0, 3.0))
+    gains = 20 * np.log10(np.concatenate([ds[k][:, 0, 0] for k in range(100)]) / 0.25)
+    assert -9.001 < gains.min() < -8
+    assert 2 < gains.max() < 3.001
+    assert abs(gains.mean() + 3) < 0.9  # five standard errors
+    assert np.ptp(ds[0], axis=1).max() == 0  # one gain a crop
+
+
+def test_channels(tmp_path: Path) -> None:
+    """A mono model sees one whole channel at a time, each of them sooner or later; a stereo model both, aligned."""
+    write_ramp(tmp_path / "a.wav", 1, 200, channels=2)
+    mono = np.concatenate([decoded(dataset(tmp_path)[k]) for k in range(10)])
+    assert mono.shape[1:] == (CROP, 1)
+    assert set((mono[:, 0, 0] - 1000) // 500) == {0, 1}
+    assert (np.diff(mono, axis=1) == 1).all()
+    stereo = decoded(dataset(tmp_path, channels=2)[0])
+    assert (stereo[..., 1] - stereo[..., 0] == 500).all()
+
+
+@pytest.mark.parametrize("rate", [5000, 11025, 48000])
+def test_a_resampled_span_is_the_span_of_the_resampled_file(tmp_path: Path, rate: int) -> None:
+    """Only the span and a margin are read, from where the resampler's phase is whole: the rest must not matter."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, rate)
+    soundfile.write(tmp_path / "a.wav", noise, rate, subtype="FLOAT")
+    whole = soxr.resample(noise.astype(np.float32), rate, RATE)
+    sources, _ = data.scan([tmp_path], RATE, 1, CROP)
+    samples = sources[0].samples(RATE)
+    assert samples == RATE
+    for start in (0, 1, 1003, 4321, samples - 500):
+        span = data._read_span(sources[0], start, 500, RATE)
+        assert span.shape == (500, 1)
+        np.testing.assert_allclose(span[:, 0], whole[start : start + 500], atol=1e-6)
+
+
+def test_odd_lengths_resample_to_full_crops(tmp_path: Path) -> None:
+    """The last possible crop ends on the last whole sample after resampling, which soxr always produces."""
+    for extra in range(12):
+        length = 250 + extra
+        soundfile.write(tmp_path / "a.wav", np.zeros(length), 11025)
+        sources, _ = data.scan([tmp_path], RATE, 1, CROP)
+        samples = sources[0].samples(RATE)
+        assert data._read_span(sources[0], samples - CROP, CROP, RATE).shape == (CROP, 1)
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "deleted":
+        path.unlink()
+    elif how == "truncated":
+        write_ramp(path, 9, 3)
+    elif how == "other rate":
+        write_ramp(path, 9, rate=2 * RATE)
+    else:
+        soundfile.write(path, np.full(400, np.nan), RATE, subtype="FLOAT")
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "other rate", "not finite"])
+def test_a_file_that_turns_bad_is_replaced(folder: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
+    """The run goes on with another file's crop; rows of good files are untouched, and hosts still agree."""
+    reported: list[Path] = []
+    sources, _ = data.scan([folder], RATE, 1, CROP)
+
+    def make(shard: tuple[int, int]):
+        return data.crops(
+            sources,
+            Data(batch_size=4, crop_samples=CROP),
+            sample_rate_hz=RATE,
+            channels=1,
+            seed=3,
+            shard=shard,
+            on_unreadable=reported.append,
+        )
+
+    before = [make((0, 1))[k] for k in range(7)]
+    assert not reported
+    bad = folder / "2.wav"
+    damage(bad, how)
+    with caplog.at_level(logging.WARNING):
+        after = [make((0, 1))[k] for k in range(7)]
+    assert set(reported) == {bad}
+    assert len(reported) >= 4  # 28 rows are 4 epochs of 7 files
+    assert "2.wav cannot be read any more" in caplog.text
+    rows_before, rows_after = decoded(np.concatenate(before)), decoded(np.concatenate(after))
+    was_bad = rows_before[:, 0, 0] // 1000 == 2
+    np.testing.assert_array_equal(rows_after[~was_bad], rows_before[~was_bad])
+    replaced = rows_after[was_bad]
+    assert (np.diff(replaced[..., 0], axis=1) == 1).all()
+    assert not (set(replaced[:, 0, 0] // 1000) & {2, 9})
+    np.testing.assert_array_equal(np.concatenate([make((h, 2))[3] for h in range(2)]), after[3])
+
+
+def test_a_set_that_is_gone_stops_the_run(folder: Path) -> None:
+    """Substitutes for ever would hide an unmounted disk."""
+    ds = dataset(folder)
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(AdjaxError, match="16 crops in a row could not be read: are the 7 files still there"):
+        ds[0]

@@ -1,0 +1,133 @@
+"""Model folders: what is written is read back, and what is damaged is refused with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adjax import weights, zoo
+from adjax.errors import AdjaxError
+from tests.conftest import TINY_SPECTRAL, fill
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return weights.save_model(tmp_path / "model", TINY_SPECTRAL, fill(TINY_SPECTRAL))
+
+
+def test_round_trip(folder: Path) -> None:
+    """Configuration and every array, bit for bit in float32."""
+    config, variables = weights.load_model(folder)
+    assert config == TINY_SPECTRAL
+    wanted = weights.flatten(fill(TINY_SPECTRAL))
+    actual = weights.flatten(variables)
+    assert actual.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(actual[name], array)
+
+
+def test_half_precision_halves_the_file(tmp_path: Path, folder: Path) -> None:
+    """Arrays come back as float32, rounded to float16."""
+    half = weights.save_model(tmp_path / "half", TINY_SPECTRAL, fill(TINY_SPECTRAL), np.float16)
+    sizes = [(f / weights.WEIGHTS_FILE).stat().st_size for f in (half, folder)]
+    assert sizes[0] < 0.8 * sizes[1]
+    array = weights.flatten(weights.load_model(half)[1])["params/projector/kernel"]
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, array.astype(np.float16))
+
+
+def test_fingerprint_depends_on_what_decides_codes(folder: Path) -> None:
+    """Another decoder reads the same bitstream; another encoder or codebook does not."""
+    variables = fill(TINY_SPECTRAL)
+    mark = weights.fingerprint(TINY_SPECTRAL, variables)
+    assert mark == weights.fingerprint(*weights.load_model(folder))
+    variables["params"]["decoder"]["expand"]["kernel"] += 1
+    assert mark == weights.fingerprint(replace(TINY_SPECTRAL, name="other"), variables)
+    variables["codebook"]["quantizer"]["embed"][0, 0, 0] += 1e-3
+    assert mark != weights.fingerprint(TINY_SPECTRAL, variables)
+
+
+def test_damage_is_refused(folder: Path) -> None:
+    """Each message names the file and what is wrong; nothing is loaded in part."""
+    path = folder / weights.WEIGHTS_FILE
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AdjaxError, match="damaged"):
+        weights.load_model(folder)
+    path.write_bytes(b"")
+    with pytest.raises(AdjaxError, match="damaged"):
+        weights.load_model(folder)
+    path.unlink()
+    with pytest.raises(AdjaxError, match="no such file"):
+        weights.load_model(folder)
+
+
+def test_misfits_are_refused(tmp_path: Path) -> None:
+    """Missing, unknown, misshapen and non-finite arrays, each by its name."""
+
+    def save_with(name: str, array: np.ndarray | None) -> Path:
+        flat = weights.flatten(fill(TINY_SPECTRAL))
+        flat.pop(name, None)
+        if array is not None:
+            flat[name] = array
+        return weights.save_model(tmp_path / "model", TINY_SPECTRAL, weights.unflatten(flat))
+
+    for name, array, message in (
+        ("params/projector/kernel", None, "missing 'params/projector/kernel'"),
+        ("params/projector/kernel", np.zeros((1, 2, 3)), "must be"),
+        ("params/extra", np.zeros(2), "unknown 'params/extra'"),
+        ("params/projector/kernel", np.full((3, 8, 6), np.nan), "finite"),
+    ):
+        with pytest.raises(AdjaxError, match=message):
+            weights.load_model(save_with(name, array))
+
+
+def test_configurations_are_parsed_strictly(folder: Path) -> None:
+    """Unknown keys and absurd values are named; nothing in the file is run."""
+    path = folder / weights.CONFIG_FILE
+    good = path.read_text()
+    for old, new, message in (
+        ('"sample_rate_hz"', '"sample_rate"', "did you mean 'sample_rate_hz'"),
+        ('"codebooks": 3', '"codebooks": -1', "codebooks must be 1 to 255"),
+        ('"type": "SpectralEncoder"', '"type": "os.system"', "must be one of"),
+        ("{", "", "not a model's configuration"),
+    ):
+        path.write_text(good.replace(old, new, 1))
+        with pytest.raises(AdjaxError, match=message):
+            weights.load_model(folder)
+
+
+def test_unknown_models_are_told_apart_from_known_ones() -> None:
+    """A published model can be imported; a misspelt one exists nowhere."""
+    with pytest.raises(AdjaxError, match="import-torch"):
+        weights.find_model("symad48")
+    with pytest.raises(AdjaxError, match="no model 'nonesuch'"):
+        weights.find_model("nonesuch")
+
+
+def test_published_sizes() -> None:
+    """Parameter counts of the paper: encoder 3.81 M, projector 0.10 M, codebooks 0.52 M, symmetric decoder 4.04 M."""
+    import jax
+
+    from adjax.models.codec import init
+
+    shapes = jax.eval_shape(lambda: init(zoo.symad48, jax.random.key(0)))
+    sizes = {k: sum(x.size for x in jax.tree.leaves(v)) / 1e6 for k, v in shapes["params"].items()}
+    sizes["codebook"] = sum(x.size for x in jax.tree.leaves(shapes["codebook"])) / 1e6
+    assert {k: round(v, 2) for k, v in sizes.items()} == {
+        "encoder": 3.81,
+        "projector": 0.10,
+        "codebook": 0.52,
+        "decoder": 4.04,
+    }
+
+
+def test_rates_of_the_zoo() -> None:
+    """Kilobits per second and frames per second of the published table."""
+    rates = {m.name: (m.frame_rate_hz, m.bitrate_bps / 1000) for m in zoo.MODELS.values()}
+    assert rates["symad48"] == rates["symaad48"] == rates["spectral48"] == (160, 12.8)
+    assert rates["symad24"] == (80, 6.4)
+    assert rates["symad48-c16"] == (150, 24)
