@@ -22,6 +22,24 @@ def cache_folder() -> Path | None:
         return None
 
 
+def private_folder(name: str) -> Path | None:
+    """A folder for files that will be run, in `cache_folder()`, made with mode 0700; None where others may write to it.
+
+    None too where caching is off and where nothing can be written.
+    """
+    base = cache_folder()
+    if base is None:
+        return None
+    folder = base / name
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError:
+        return None
+    private = not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_uid == os.getuid()
+    return folder if private and os.access(folder, os.W_OK | os.X_OK) else None
+
+
 def enable_compilation_cache() -> Path | None:
     """Lets JAX keep compiled programs in `cache_folder()`; the folder, or None where that is off or not safe.
 
@@ -33,17 +51,8 @@ def enable_compilation_cache() -> Path | None:
     chosen = jax.config.values["jax_compilation_cache_dir"]
     if chosen:
         return Path(chosen)
-    base = cache_folder()
-    if base is None:
-        return None
-    folder = base / "xla"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError:
-        return None
-    private = not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_uid == os.getuid()
-    if not private or not os.access(folder, os.W_OK | os.X_OK):
+    folder = private_folder("xla")
+    if folder is None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -12,6 +12,8 @@ import numpy as np
 from adjax.audio import rechunk
 from adjax.streaming import Codec
 
+PARTS = 4  # a call scans over so many steps: fewer calls than of the steps alone, less memory than of a step that long
+
 
 @dataclass
 class Times:
@@ -50,16 +52,17 @@ def encoded(codec: Codec, blocks: Iterable[np.ndarray], streams: int, times: Tim
             codes = np.asarray(codec.encode(whole))
         yield codes
         return
-    size = chunk_frames(codec, streams) * hop
+    frames = chunk_frames(codec, streams)
+    size = frames * hop
     silence = np.zeros((streams, size, codec.audio_channels), np.float32)
     with times.measure(compiling=True):
-        np.asarray(codec.encode_step(codec.init_encoder(streams), silence)[1])
+        np.asarray(codec.encode_scan(codec.init_encoder(streams), silence, frames // PARTS)[1])
         state = codec.init_encoder(streams)
     for block in rechunk(blocks, size):
         chunk = silence.copy()  # the last chunk is as long as the others, so that nothing is compiled for it
         chunk[:, : len(block)] = _to_streams(block, streams)
         with times.measure():
-            state, codes = codec.encode_step(state, chunk)
+            state, codes = codec.encode_scan(state, chunk, frames // PARTS)
             codes = np.asarray(codes)
         yield codes[:, : len(block) // hop]
 
@@ -79,20 +82,20 @@ def decoded(
     size = chunk_frames(codec, streams)
     nothing = np.zeros((streams, size, codebooks), np.int32)
     with times.measure(compiling=True):
-        np.asarray(codec.decode_step(codec.init_decoder(streams), nothing)[1])
+        np.asarray(codec.decode_scan(codec.init_decoder(streams), nothing, size // PARTS)[1])
         state = codec.init_decoder(streams)
     for block in rechunk(rows, size):
         codes = nothing.copy()
         codes[:, : len(block)] = _to_streams(block, streams)
         with times.measure():
-            state, sound = codec.decode_step(state, codes)
+            state, sound = codec.decode_scan(state, codes, size // PARTS)
             sound = np.array(sound)
         yield _to_rows(sound)[: len(block) * codec.hop_length]
 
 
 def chunk_frames(codec: Codec, streams: int) -> int:
-    """Frames coded at once: a second of one stream, less of several, so that memory does not grow with them."""
-    return max(1, round(codec.sample_rate / codec.hop_length / streams))
+    """Frames coded in one call: a second of one stream, less of several, so that memory does not grow with them."""
+    return PARTS * max(1, round(codec.sample_rate / codec.hop_length / streams / PARTS))
 
 
 def _to_streams(rows: np.ndarray, streams: int) -> np.ndarray:

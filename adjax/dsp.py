@@ -15,27 +15,39 @@ from jax import Array
 def hann(win_length: int, fft_size: int) -> np.ndarray:
     """Periodic Hann window of win_length, zero-padded on both sides to fft_size."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win_length) / win_length)
-    left = (fft_size - win_length) // 2
-    return np.pad(window, (left, fft_size - win_length - left)).astype(np.float32)
+    return np.pad(window, _sides(win_length, fft_size)).astype(np.float32)
 
 
-def stft(x: Array, fft_size: int, hop_samples: int, win_length: int | None = None) -> Array:
-    """Complex spectra [batch, 1 + samples // hop, fft_size // 2 + 1] of x[batch, samples]: centred, reflect padding."""
+def stft(x: Array, fft_size: int, hop_samples: int, window: int | Array | None = None) -> Array:
+    """Complex spectra [batch, 1 + samples // hop, fft_size // 2 + 1] of x[batch, samples]: centred, reflect padding.
+
+    `window` is its samples [win_length] or, for a periodic Hann window, its length; None: fft_size.
+    """
+    if window is None or isinstance(window, int):
+        weights = jnp.asarray(hann(window or fft_size, fft_size))
+    else:
+        weights = jnp.pad(window, _sides(window.shape[0], fft_size))
     x = jnp.pad(x, ((0, 0), (fft_size // 2, fft_size // 2)), mode="reflect")
-    return jnp.fft.rfft(_frames(x, fft_size, hop_samples) * hann(win_length or fft_size, fft_size))
+    return jnp.fft.rfft(_frames(x, fft_size, hop_samples) * weights)
+
+
+def _sides(win_length: int, fft_size: int) -> tuple[int, int]:
+    """Zeros before and after a window in its frame."""
+    left = (fft_size - win_length) // 2
+    return left, fft_size - win_length - left
 
 
 def _frames(x: Array, size: int, hop: int) -> Array:
     """Overlapping frames [batch, frames, size] of x[batch, samples].
 
-    Where a frame is a whole number of hops it is laid together from hops: the gradient of a gather is a slow scatter.
+    A frame is laid together from hops: the gradient of a gather is a slow scatter.
     """
     count = 1 + (x.shape[1] - size) // hop
-    if size % hop:
-        return x[:, np.arange(count)[:, None] * hop + np.arange(size)]
-    parts = size // hop
-    hops = x[:, : (count + parts - 1) * hop].reshape(x.shape[0], -1, hop)
-    return jnp.concatenate([hops[:, i : i + count] for i in range(parts)], axis=-1)
+    parts = -(-size // hop)
+    length = (count + parts - 1) * hop
+    x = jnp.pad(x, ((0, 0), (0, max(0, length - x.shape[1]))))  # where a frame ends within a hop
+    hops = x[:, :length].reshape(x.shape[0], -1, hop)
+    return jnp.concatenate([hops[:, i : i + count] for i in range(parts)], axis=-1)[..., :size]
 
 
 def _mel_scale(hz: np.ndarray) -> np.ndarray:
@@ -103,7 +115,13 @@ def fold_channels(x: Array) -> Array:
 
 def safe_abs(z: Array, floor: float) -> Array:
     """sqrt(max(|z|^2, floor)); the gradient is 0 where the floor holds."""
-    return jnp.sqrt(jnp.maximum(jnp.real(z) ** 2 + jnp.imag(z) ** 2, floor))
+    return safe_sqrt(jnp.real(z) ** 2 + jnp.imag(z) ** 2, floor)
+
+
+def safe_sqrt(x: Array, floor: float = 0.0) -> Array:
+    """sqrt(max(x, floor)); the gradient is 0 where the floor holds, which may be 0. NaN stays NaN."""
+    below = x <= floor
+    return jnp.where(below, floor**0.5, jnp.sqrt(jnp.where(below, 1.0, x)))
 
 
 __all__ = [
@@ -113,6 +131,7 @@ __all__ = [
     "hann",
     "mel_filters",
     "safe_abs",
+    "safe_sqrt",
     "stft",
     "synthesis_kernel",
 ]

@@ -1,12 +1,23 @@
-"""Metric losses as pure functions of decoded and natural audio [batch, samples] (channels folded into the batch)."""
+"""Losses as pure functions.
+
+Metric losses are of decoded and natural audio [batch, samples] (channels folded into the batch); adversarial ones are
+of discriminators' outputs: for each sub-discriminator the list of its layers' outputs, the last the raw score.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Literal
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from adjax import dsp
-from adjax.config import Losses, Mel, Stft
+from adjax.config import Losses, Mel, Spectral, Stft
+
+Outputs = Sequence[Sequence[Array]]
+Kind = Literal["mse", "hinge"]
 
 _FLOOR = 1e-10
 
@@ -20,8 +31,7 @@ def log_mel(x: Array, config: Mel, sample_rate_hz: int, resolution: int = 0) -> 
     filters = dsp.mel_filters(sample_rate_hz, fft_size, bands, config.fmin_hz, config.fmax_hz)
     if config.density:
         window = dsp.hann(win_length, fft_size)
-        filters = filters / filters.sum(axis=0).clip(1e-6)
-        return jnp.log((amplitude / float((window @ window) ** 0.5)) @ filters + 1e-5)
+        return jnp.log((amplitude / float((window @ window) ** 0.5)) @ _unit_sum(filters) + 1e-5)
     logarithm = jnp.log(jnp.maximum(amplitude @ filters, _FLOOR))
     return logarithm if config.log_base is None else logarithm / jnp.log(config.log_base)
 
@@ -70,6 +80,29 @@ def shape_loss(decoded: Array, natural: Array, windows: tuple[int, ...]) -> Arra
     return sum(losses, jnp.float32(0)) / len(losses)
 
 
+def spectral_loss(decoded: Array, natural: Array, config: Spectral, sample_rate_hz: int) -> Array:
+    """SoundStream's multi-scale spectral reconstruction loss (Zeghidour et al., 2021, equations 4 and 5).
+
+    For each window length s, hop s/4: the L1 distance of the mel spectra of a frame (summed over bands), plus sqrt(s/2)
+    times the L2 distance of their logarithms (root of the sum of squares over bands). Each is averaged over all frames
+    of the batch, where the paper sums over frames; the window lengths are summed. The spectra are of the amplitude of
+    an STFT without normalisation, which grows with sqrt(s) as the second term's weight does, through filters that each
+    sum to one; the logarithm is ln(mel + 1e-5).
+    """
+    total = jnp.float32(0)
+    for length in config.win_lengths:
+        filters = _unit_sum(dsp.mel_filters(sample_rate_hz, length, config.bands))
+        x, y = (dsp.safe_abs(dsp.stft(a, length, length // 4), _FLOOR) @ filters for a in (decoded, natural))
+        square = jnp.sum((jnp.log(x + 1e-5) - jnp.log(y + 1e-5)) ** 2, axis=-1)
+        total += jnp.mean(jnp.sum(jnp.abs(x - y), axis=-1)) + (length / 2) ** 0.5 * jnp.mean(dsp.safe_sqrt(square))
+    return total
+
+
+def _unit_sum(filters: np.ndarray) -> np.ndarray:
+    """Filters [bins, bands], each scaled to the sum 1; those between two bins, all zeros, stay so."""
+    return filters / filters.sum(axis=0).clip(1e-6)
+
+
 def complex_loss(decoded: Array, natural: Array, config: Mel, sample_rate_hz: int, below_hz: float | None) -> Array:
     """Squared error of compressed complex spectra |Z|^0.3 e^(j phase), weighted by 1 / (1 + f / 700 Hz)."""
     total = jnp.float32(0)
@@ -107,6 +140,10 @@ def metric_losses(
         losses["log_stft_magnitude_loss"] = config.stft_weight * magnitude
     if config.shape_weight:
         losses["shape_loss"] = config.shape_weight * shape_loss(decoded, natural, config.shape_windows)
+    if config.spectral_weight:
+        losses["spectral_loss"] = config.spectral_weight * spectral_loss(
+            decoded, natural, config.spectral, sample_rate_hz
+        )
     if config.complex_weight:
         losses["complex_loss"] = config.complex_weight * complex_loss(
             decoded, natural, config.mel, sample_rate_hz, config.complex_below_hz
@@ -114,3 +151,47 @@ def metric_losses(
     if config.error_weight:
         losses["error_loss"] = config.error_weight * error_loss(decoded, natural)
     return losses
+
+
+def generator_adversarial(outputs: Outputs, kind: Kind, average: bool) -> Array:
+    """What the generator pays where its signals' scores are not those of natural ones.
+
+    mse: mean (D - 1)^2 (least-squares GAN); hinge: -mean D. Scores are averaged within each sub-discriminator, then
+    summed over them, or averaged if `average`.
+    """
+    return _over_scores(outputs, (lambda d: (d - 1) ** 2) if kind == "mse" else jnp.negative, average)
+
+
+def discriminator_adversarial(real: Outputs, fake: Outputs, kind: Kind, average: bool) -> tuple[Array, Array]:
+    """What the discriminators pay for natural and for generated signals, summed or averaged as the generator's.
+
+    mse: mean (D - 1)^2 and mean D^2; hinge: mean max(0, 1 - D) and mean max(0, 1 + D).
+    """
+    if kind == "mse":
+        return generator_adversarial(real, kind, average), _over_scores(fake, jnp.square, average)
+    return (
+        _over_scores(real, lambda d: jnp.maximum(0, 1 - d), average),
+        _over_scores(fake, lambda d: jnp.maximum(0, 1 + d), average),
+    )
+
+
+def _over_scores(outputs: Outputs, penalty: Callable[[Array], Array], average: bool) -> Array:
+    total = sum((jnp.mean(penalty(layers[-1])) for layers in outputs), jnp.float32(0))
+    return total / len(outputs) if average else total
+
+
+def feature_matching(
+    fake: Outputs, real: Outputs, by_layers: bool, by_discriminators: bool, final_outputs: bool
+) -> Array:
+    """Mean absolute difference of each layer's outputs, summed over layers and sub-discriminators.
+
+    The natural side carries no gradient. `by_layers` averages over a sub-discriminator's compared layers instead,
+    `by_discriminators` over sub-discriminators; `final_outputs` compares the scores too.
+    """
+    total = jnp.float32(0)
+    for fakes, reals in zip(fake, real, strict=True):
+        count = len(fakes) - (not final_outputs)
+        pairs = zip(fakes[:count], reals[:count], strict=True)
+        distance = sum((jnp.mean(jnp.abs(x - lax.stop_gradient(y))) for x, y in pairs), jnp.float32(0))
+        total += distance / count if by_layers else distance
+    return total / len(fake) if by_discriminators else total

@@ -3,39 +3,71 @@
 from __future__ import annotations
 
 import os
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from adjax import kernels as native
 from adjax import weights
 from adjax.config import ModelConfig, SpectralEncoder
 from adjax.errors import AdjaxError
+from adjax.kernels import PACKED
 from adjax.models import codec as models
-from adjax.nn.conv import STREAM, fold_weight_norm, zero_buffers
+from adjax.nn.conv import STREAM, fold_weight_norm, pack_kernels, zero_buffers
 
 State = Any
 WARM_SAMPLES = 8192  # zeros that the published streamer feeds before its first chunk
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _apply(model: models.Codec, method: str, tree: Any, x: Array) -> Array:
-    return cast(Array, model.apply(tree, x, method=method))
+class _Programs(NamedTuple):
+    """What is compiled for one direction of one model, a program for each shape."""
+
+    whole: Callable[[Any, Any], Array]
+    step: Callable[[Any, State, Any, Any, Any], tuple[State, Array]]
+    scan: Callable[[Any, State, Any, int], tuple[State, Array]]
+    fresh: Callable[[Any, Array], State]
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _step(model: models.Codec, method: str, tree: Any, state: State, x: Array) -> tuple[State, Array]:
-    y, mutated = model.apply({**tree, STREAM: state}, x, method=method, mutable=[STREAM])
-    return mutated[STREAM], y
+@lru_cache(maxsize=64)
+def _programs(model: Any, method: str) -> _Programs:
+    def advance(tree: Any, state: State, x: Any, reset: Any = None, hold: Any = None) -> tuple[State, Array]:
+        if reset is not None:
+            state = _select(reset, jax.tree.map(jnp.zeros_like, state), state)  # a fresh state is all zeros
+        y, mutated = model.apply({**tree, STREAM: state}, x, method=method, mutable=[STREAM])
+        if hold is None:
+            return mutated[STREAM], y
+        return _select(hold, (state, jnp.zeros_like(y)), (mutated[STREAM], y))
+
+    def scan(tree: Any, state: State, x: Array, size: int) -> tuple[State, Array]:
+        batch, time = x.shape[:2]
+        chunks = jnp.moveaxis(x.reshape(batch, time // size, size, *x.shape[2:]), 1, 0)
+        state, y = jax.lax.scan(lambda state, chunk: advance(tree, state, chunk), state, chunks)
+        return state, jnp.moveaxis(y, 0, 1).reshape(batch, -1, y.shape[-1])
+
+    def fresh(tree: Any, example: Array) -> State:
+        shapes = jax.eval_shape(lambda: model.apply(tree, example, method=method, mutable=[STREAM])[1][STREAM])
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    return _Programs(
+        jax.jit(lambda tree, x: cast(Array, model.apply(tree, x, method=method))),
+        jax.jit(advance, donate_argnums=1),
+        jax.jit(scan, static_argnums=3, donate_argnums=1),
+        jax.jit(fresh),
+    )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _fresh(model: models.Codec, method: str, tree: Any, example: Array) -> State:
-    shapes = jax.eval_shape(lambda: model.apply(tree, example, method=method, mutable=[STREAM])[1][STREAM])
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+def _select(mask: Array, chosen: Any, others: Any) -> Any:
+    """Stream by stream, one tree or the other."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, chosen, others)
 
 
 class Codec:
@@ -46,18 +78,38 @@ class Codec:
     given: use the one they return. Codes do not depend on how a signal is cut into chunks.
     """
 
-    def __init__(self, config: ModelConfig, variables: weights.Tree) -> None:
+    def __init__(self, config: ModelConfig, variables: weights.Tree, kernels: bool | None = None) -> None:
+        """`kernels`: whether convolutions run in adjax.kernels; by default where they can."""
         self.config = config
         self.fingerprint = weights.fingerprint(config, variables)
         embed = {"quantizer": {"embed": variables["codebook"]["quantizer"]["embed"]}}
         tree = {**variables, "params": fold_weight_norm(variables["params"]), "codebook": embed}
-        self._tree = jax.tree.map(jnp.asarray, tree)
+        self.num_parameters = sum(x.size for part in ("params", "codebook") for x in jax.tree.leaves(tree[part]))
+        self.uses_kernels = native.available() if kernels is None else kernels
+        if self.uses_kernels:
+            tree["params"], tree[PACKED] = pack_kernels(tree["params"])
+            for part, layers in models.fixed_kernels(config).items():
+                tree[PACKED][part] |= pack_kernels(layers)[1]
+            tree[PACKED]["quantizer"] = native.pack_codebooks(np.asarray(embed["quantizer"]["embed"], np.float32))
+        self.tree = jax.tree.map(jnp.asarray, tree)
         self._model = models.Codec(models.without_weight_norm(config))
+        model: Any = self._model  # hashed by its configuration, which type checkers do not see
+        self._encoder, self._decoder = _programs(model, "encode"), _programs(model, "decode")
+        self._encoder_tree, self._decoder_tree = (
+            {kind: {k: v for k, v in part.items() if k in names} for kind, part in self.tree.items()}
+            for names in (("encoder", "projector", "quantizer"), ("decoder", "quantizer"))
+        )
 
     @classmethod
-    def load(cls, model: str | os.PathLike[str] | None = None) -> Codec:
-        """The codec of a model's name or folder; the default model without one. AdjaxError if it cannot be read."""
-        return cls(*weights.load_model(weights.find_model(model)))
+    def load(cls, model: str | os.PathLike[str] | None = None, streams: int = 1, frames: int | None = None) -> Codec:
+        """The codec of a model's name or folder; the default model without one. AdjaxError if it cannot be read.
+
+        With `frames`, steps for `streams` streams in chunks of so many frames are compiled at once; see `compile`.
+        """
+        codec = cls(*weights.load_model(weights.find_model(model)))
+        if frames is not None:
+            codec.compile(streams, frames)
+        return codec
 
     @property
     def sample_rate(self) -> int:
@@ -80,6 +132,11 @@ class Codec:
         return self.config.bitrate_bps
 
     @property
+    def algorithmic_delay(self) -> int:
+        """Samples that must have arrived after a sample before it can be heard, `delay` included, at any chunk size."""
+        return self.config.algorithmic_delay_samples
+
+    @property
     def num_codebooks(self) -> int:
         """Codes per frame."""
         return self.config.quantizer.codebooks
@@ -94,20 +151,15 @@ class Codec:
         """Constant lag, in samples, of decode(encode(x)) behind x that the model's structure brings."""
         return self.config.delay_samples
 
-    @property
-    def num_parameters(self) -> int:
-        """Weights and codebook values, weight norm folded."""
-        return sum(x.size for part in ("params", "codebook") for x in jax.tree.leaves(self._tree[part]))
-
     def encode(self, audio: Any) -> Array:
         """Codes of whole signals; frames = ceil(samples / hop_length), the last hop filled up with zeros."""
         audio = self._audio(audio)
         missing = -audio.shape[1] % self.hop_length
-        return _apply(self._model, "encode", self._tree, jnp.pad(audio, ((0, 0), (0, missing), (0, 0))))
+        return self._encoder.whole(self._encoder_tree, jnp.pad(audio, ((0, 0), (0, missing), (0, 0))))
 
     def decode(self, codes: Any) -> Array:
         """Audio of whole signals, from all or any number of leading codebooks; samples = frames * hop_length."""
-        return _apply(self._model, "decode", self._tree, self._codes(codes))
+        return self._decoder.whole(self._decoder_tree, self._codes(codes))
 
     def init_encoder(self, batch: int, warm: bool = False) -> State:
         """State of `batch` encoders before their first sample; every leaf leads with the batch axis.
@@ -116,31 +168,54 @@ class Codec:
         """
         self._check_streams()
         zeros = jnp.zeros((batch, self.hop_length, self.audio_channels))
-        state = _fresh(self._model, "encode", self._tree, zeros)
+        state = self._encoder.fresh(self._encoder_tree, zeros)
         return self._warm_encoder(state)[0] if warm else state
 
-    def encode_step(self, state: State, chunk: Any) -> tuple[State, Array]:
-        """Next state and codes of a chunk of any whole number of hops."""
-        chunk = self._audio(chunk)
-        if chunk.shape[1] % self.hop_length:
-            raise AdjaxError(
-                f"a chunk must be whole hops of {self.hop_length} samples; it has {chunk.shape[1]} samples"
-            )
-        return _step(self._model, "encode", self._tree, state, chunk)
+    def encode_step(self, state: State, chunk: Any, reset: Any = None, hold: Any = None) -> tuple[State, Array]:
+        """Next state and codes of a chunk of any whole number of hops.
+
+        `reset` bool[batch]: streams that start afresh with this chunk. `hold` bool[batch]: streams that stay as they
+        are (those also reset, fresh), whatever their part of the chunk holds; their codes are 0.
+        """
+        chunk = self._whole_hops(chunk, 1)
+        return self._encoder.step(self._encoder_tree, state, chunk, *self._masks(len(chunk), reset, hold))
+
+    def encode_scan(self, state: State, audio: Any, frames: int) -> tuple[State, Array]:
+        """`encode_step` over chunk after chunk of `frames` frames in one compiled call; samples in whole chunks."""
+        return self._encoder.scan(self._encoder_tree, state, self._whole_hops(audio, frames), frames * self.hop_length)
 
     def init_decoder(self, batch: int, warm: bool = False) -> State:
         """State of `batch` decoders before their first frame; `warm` as in `init_encoder`."""
         self._check_streams()
         codes = jnp.zeros((batch, 1, self.num_codebooks), jnp.int32)
-        state = _fresh(self._model, "decode", self._tree, codes)
+        state = self._decoder.fresh(self._decoder_tree, codes)
         if not warm:
             return state
         _, codes = self._warm_encoder(self.init_encoder(batch))
-        return _step(self._model, "decode", self._tree, zero_buffers(state), codes)[0]
+        return self._decoder.step(self._decoder_tree, zero_buffers(state), codes, None, None)[0]
 
-    def decode_step(self, state: State, codes: Any) -> tuple[State, Array]:
-        """Next state and audio of any number of frames."""
-        return _step(self._model, "decode", self._tree, state, self._codes(codes))
+    def decode_step(self, state: State, codes: Any, reset: Any = None, hold: Any = None) -> tuple[State, Array]:
+        """Next state and audio of any number of frames; masks as in `encode_step`, held streams are silent."""
+        codes = self._codes(codes)
+        return self._decoder.step(self._decoder_tree, state, codes, *self._masks(len(codes), reset, hold))
+
+    def decode_scan(self, state: State, codes: Any, frames: int) -> tuple[State, Array]:
+        """`decode_step` over chunk after chunk of `frames` frames in one compiled call; codes in whole chunks."""
+        codes = self._codes(codes)
+        if codes.shape[1] % frames:
+            raise AdjaxError(f"codes must be whole chunks of {frames} frames; there are {codes.shape[1]} frames")
+        return self._decoder.scan(self._decoder_tree, state, codes, frames)
+
+    def pure_step(self, name: Literal["encode", "decode"]) -> Callable[[Any, State, Array], tuple[State, Array]]:
+        """The step as a function of (`tree`, state, chunk), for programs that hold the weights themselves."""
+        step = (self._encoder if name == "encode" else self._decoder).step
+        return lambda tree, state, x: step(tree, state, x, None, None)
+
+    def compile(self, streams: int = 1, frames: int = 1, codebooks: int | None = None) -> None:
+        """Makes the first chunk of `frames` frames of `streams` streams as fast as those that follow."""
+        audio = jnp.zeros((streams, frames * self.hop_length, self.audio_channels))
+        codes = self.encode_step(self.init_encoder(streams), audio)[1]
+        jax.block_until_ready(self.decode_step(self.init_decoder(streams), codes[..., :codebooks]))
 
     def _warm_encoder(self, state: State) -> tuple[State, Array]:
         samples = WARM_SAMPLES
@@ -148,14 +223,29 @@ class Codec:
             samples += -samples % self.hop_length  # these see whole hops only
         batch = jax.tree.leaves(state)[0].shape[0]
         zeros = jnp.zeros((batch, samples, self.audio_channels))
-        return _step(self._model, "encode", self._tree, state, zeros)
+        return self._encoder.step(self._encoder_tree, state, zeros, None, None)
 
     def _check_streams(self) -> None:
         if not self.config.encoder.causal:
             raise AdjaxError(f"model '{self.config.name}' is not causal: it codes whole signals, not streams")
 
-    def _audio(self, audio: Any) -> Array:
-        audio = jnp.asarray(audio, jnp.float32)
+    def _whole_hops(self, audio: Any, frames: int) -> Any:
+        audio = self._audio(audio)
+        if frames < 1 or audio.shape[1] % (frames * self.hop_length):
+            what = f"{frames} hops" if frames != 1 else "whole hops"
+            raise AdjaxError(f"a chunk must be {what} of {self.hop_length} samples; there are {audio.shape[1]} samples")
+        return audio
+
+    def _masks(self, batch: int, reset: Any, hold: Any) -> list[Array | None]:
+        masks = []
+        for name, mask in (("reset", reset), ("hold", hold)):
+            if mask is not None and (np.shape(mask) != (batch,) or jnp.asarray(mask).dtype != jnp.bool_):
+                raise AdjaxError(f"{name} must be bool[{batch}], one for each stream, not {np.shape(mask)}")
+            masks.append(None if mask is None else jnp.asarray(mask))
+        return masks
+
+    def _audio(self, audio: Any) -> Any:
+        audio = audio.astype(jnp.float32) if isinstance(audio, Array) else np.asarray(audio, np.float32)
         if audio.ndim != 3 or audio.shape[2] != self.audio_channels:
             raise AdjaxError(
                 f"audio must be [batch, samples, {self.audio_channels}] for model '{self.config.name}', "
@@ -165,7 +255,7 @@ class Codec:
             raise AdjaxError("audio has no samples")
         return audio
 
-    def _codes(self, codes: Any) -> Array:
+    def _codes(self, codes: Any) -> Any:
         shape = np.shape(codes)
         if len(shape) != 3 or not 1 <= shape[2] <= self.num_codebooks:
             raise AdjaxError(
@@ -174,4 +264,4 @@ class Codec:
             )
         if isinstance(codes, np.ndarray) and codes.size and not (codes.min() >= 0 and codes.max() < self.codebook_size):
             raise AdjaxError(f"codes must be in [0, {self.codebook_size}) for model '{self.config.name}'")
-        return jnp.asarray(codes, jnp.int32)
+        return codes.astype(jnp.int32) if isinstance(codes, Array) else np.asarray(codes, np.int32)

@@ -17,18 +17,24 @@ class ConfigError(AdjaxError):
     """A configuration that cannot be used; the message names every offending key."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError unless `condition`."""
+    if not condition:
+        raise ConfigError(message)
+
+
 T = TypeVar("T")
 
 
 def to_dict(value: Any) -> Any:
-    """Plain JSON values of a configuration; a dataclass that stands in a union carries its class as "type"."""
+    """Plain JSON values of a configuration; where a dataclass is one of several, it carries its class as "type"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = typing.get_type_hints(type(value))
         out: dict[str, Any] = {}
         for f in dataclasses.fields(value):
             inner = getattr(value, f.name)
             plain = to_dict(inner)
-            if dataclasses.is_dataclass(inner) and _is_union(hints[f.name]):
+            if dataclasses.is_dataclass(inner) and len(_choices(hints[f.name])) > 1:
                 plain = {"type": type(inner).__name__, **plain}
             out[f.name] = plain
         return out
@@ -81,16 +87,26 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (Union, types.UnionType)
 
 
+def _choices(hint: Any) -> list[type]:
+    """The dataclasses of a union."""
+    arguments = typing.get_args(hint) if _is_union(hint) else ()
+    return [c for c in arguments if isinstance(c, type) and dataclasses.is_dataclass(c)]
+
+
 def _build(hint: Any, data: Any, path: str, errors: list[str]) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _build_dataclass(hint, data, path, errors)
     if _is_union(hint):
-        classes = {c.__name__: c for c in arguments if isinstance(c, type) and dataclasses.is_dataclass(c)}
+        classes = {c.__name__: c for c in _choices(hint)}
+        if data is None and type(None) in arguments:
+            return None
         if not classes:  # Optional[...]
-            return None if data is None else _build(arguments[0], data, path, errors)
+            return _build(arguments[0], data, path, errors)
+        if len(classes) == 1:
+            return _build_dataclass(next(iter(classes.values())), data, path, errors)
         kind = data.get("type") if isinstance(data, dict) else None
-        if kind not in classes:
+        if not isinstance(data, dict) or kind not in classes:
             errors.append(f"{path}.type is {kind!r}, but must be one of {', '.join(classes)}")
             return None
         return _build_dataclass(classes[kind], {k: v for k, v in data.items() if k != "type"}, path, errors)

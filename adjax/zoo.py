@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from adjax.config import ConvDecoder, ConvEncoder, ModelConfig, Quantizer, SpectralDecoder, SpectralEncoder
+from adjax.config import ConvDecoder, ConvEncoder, ModelConfig, Quantizer, SpectralDecoder, SpectralEncoder, Vocoder
 
 PUBLISHED = "CC BY-NC 4.0 where imported from AudioDec's release"
+UNRELEASED = "none released: yours"
 
 symad48 = ModelConfig("symad48", licence=PUBLISHED, source="AudioDec symAD, VCTK 48 kHz")
 symad24 = replace(symad48, name="symad24", sample_rate_hz=24000, source="AudioDec symAD, LibriTTS 24 kHz")
@@ -26,6 +27,38 @@ symad48_c16 = replace(
     source="AudioDec symAD with 16 codebooks and hop 320, VCTK 48 kHz",
 )
 symad48_univ = replace(symad48, name="symad48-univ", source="AudioDec symAD Univ, VCTK 48 kHz")
+symad48_joint = replace(
+    symad48, name="symad48-joint", licence=UNRELEASED, source="AudioDec symAD* (encoder never frozen)"
+)
+
+# The AD models: symAD's encoder and codebooks, and a vocoder in place of the symmetric decoder.
+_v0 = Vocoder(block_kernels=(3, 7, 11), block_dilations=((1, 3, 5),) * 3, groups=1)
+_v1 = Vocoder(block_kernels=(11,), groups=3)
+_v2 = replace(_v1, block_kernels=(3,))
+symad48_v0 = replace(symad48, name="symad48-v0", decoder=_v0, source="AudioDec AD v0, VCTK 48 kHz")
+symad48_v1 = replace(symad48, name="symad48-v1", decoder=_v1, source="AudioDec AD v1, VCTK 48 kHz")
+symad48_v2 = replace(symad48, name="symad48-v2", decoder=_v2, source="AudioDec AD v2, VCTK 48 kHz")
+symad24_v1 = replace(symad24, name="symad24-v1", decoder=_v1, source="AudioDec AD v1, LibriTTS 24 kHz")
+symad48_v3 = replace(symad48_univ, name="symad48-v3", decoder=_v1, source="AudioDec AD v3 on symAD Univ, VCTK 48 kHz")
+symad48_denoise = replace(
+    symad48_v1, name="symad48-denoise", source="AudioDec symAD with a denoising encoder and AD v1, VCTK 48 kHz"
+)
+
+# Systems of the published comparison that were not released.
+asymad48 = replace(
+    symad48,
+    name="asymad48",
+    licence=UNRELEASED,
+    decoder=replace(_v1, statistics=False),
+    source="AudioDec asymAD, of which only the name is published: a multi-group decoder trained as an autoencoder",
+)
+soundstream48 = replace(
+    symad48,
+    name="soundstream48",
+    licence=UNRELEASED,
+    quantizer=Quantizer(decay=0.99, kmeans_start_step=1, restart_below=0.05, dropout=1.0),
+    source="SoundStream's training of symAD's layers (arXiv 2107.03312)",
+)
 
 spectral48 = ModelConfig(
     "spectral48",
@@ -38,5 +71,8 @@ spectral48 = ModelConfig(
     source="trained by adjax; see its model card",
 )
 
-MODELS = {m.name: m for m in (spectral48, symad48, symad24, symaad48, symad48_c16, symad48_univ)}
+_PUBLISHED = (symad48, symad24, symaad48, symad48_c16, symad48_univ)
+_PAIRINGS = (symad48_v0, symad48_v1, symad48_v2, symad48_v3, symad24_v1, symad48_denoise)
+_COMPARED = (symad48_joint, asymad48, soundstream48)
+MODELS = {m.name: m for m in (spectral48, *_PUBLISHED, *_PAIRINGS, *_COMPARED)}
 DEFAULT_MODEL = spectral48.name

@@ -22,7 +22,10 @@ from adjax.errors import AdjaxError
 from adjax.strict_json import to_json
 from tests.conftest import TINY_CONV, TINY_SPECTRAL, fill
 
-COMMANDS = ("models", "encode", "decode", "roundtrip", "info", "train", "import-torch", "export-torch")
+COMMANDS = (
+    *("models", "encode", "decode", "roundtrip", "info", "live", "send", "receive", "train", "statistics"),
+    *("benchmark", "export", "import-torch", "export-torch"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -271,3 +271,95 @@ def test_a_set_that_is_gone_stops_the_run(folder: Path) -> None:
         path.unlink()
     with pytest.raises(AdjaxError, match="16 crops in a row could not be read: are the 7 files still there"):
         ds[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- noise
+
+
+def noisy_dataset(clean: list, noisy: list, seed: int = 3, shard: tuple[int, int] = (0, 1), **settings):
+    wanted = Data(batch_size=4, crop_samples=CROP, **settings)
+    sources = data.pair(data.scan(clean, RATE, 1, CROP)[0], clean, noisy)
+    return data.crops(sources, wanted, sample_rate_hz=RATE, channels=1, seed=seed, shard=shard)
+
+
+def test_pairs_are_the_same_span_of_two_files(tmp_path: Path) -> None:
+    """Samples say where they are from: what is heard must be the clean sample's place in its noisy version."""
+    for i, name in enumerate(("a.wav", "deep/b.wav", "c.wav"), start=1):
+        write_ramp(tmp_path / "clean" / name, i)
+        write_ramp(tmp_path / "noisy" / name, 10 + i)
+    (tmp_path / "clean" / "list.txt").write_text("a.wav\ndeep/b.wav\n")
+    for clean in ([tmp_path / "clean"], [tmp_path / "clean" / "list.txt", tmp_path / "clean" / "c.wav"]):
+        ds = noisy_dataset(clean, [tmp_path / "noisy"], context_samples=50)
+        for k in range(6):
+            heard, target = ds[k]
+            assert heard.shape == target.shape == (4, 150, 1)
+            assert (decoded(heard) - decoded(target) == 10_000)[decoded(target) != 0].all()
+            np.testing.assert_array_equal(data.heard(ds[k]), heard)
+        parts = [noisy_dataset(clean, [tmp_path / "noisy"], shard=(h, 2), context_samples=50)[3] for h in range(2)]
+        np.testing.assert_array_equal(np.concatenate([p[0] for p in parts]), ds[3][0])
+
+
+def test_pairs_that_do_not_match_are_named(tmp_path: Path) -> None:
+    clean, noisy = tmp_path / "clean", tmp_path / "noisy"
+    write_ramp(clean / "a.wav", 1)
+    with pytest.raises(AdjaxError, match=r"data\.noisy: .*noisy: no such folder"):
+        noisy_dataset([clean], [noisy])
+    noisy.mkdir()
+    with pytest.raises(AdjaxError, match=r"noisy/a\.wav: no such file, but .*clean/a\.wav needs"):
+        noisy_dataset([clean], [noisy])
+    (noisy / "a.wav").write_bytes(b"junk")
+    with pytest.raises(AdjaxError, match=r"a\.wav: cannot be read"):
+        noisy_dataset([clean], [noisy])
+    write_ramp(noisy / "a.wav", 2, 399)
+    with pytest.raises(AdjaxError, match=r"noisy/a\.wav has 399 samples, but .* has 400"):
+        noisy_dataset([clean], [noisy])
+    write_ramp(noisy / "a.wav", 2, rate=2 * RATE)
+    with pytest.raises(AdjaxError, match="16000 Hz"):
+        noisy_dataset([clean], [noisy])
+    with pytest.raises(AdjaxError, match=r"has 2 folders, but must have 1"):
+        noisy_dataset([clean], [noisy, noisy])
+
+
+def test_noise_is_mixed_in_at_random_ratios(tmp_path: Path) -> None:
+    """What is heard minus the clean crop is noise at a ratio within the bounds, which are both come near to.
+
+    400 draws over 20 dB miss the outer decibel at one end with chance 0.95^400 ~ 1e-9. The clean crops are those drawn
+    without noise, and all depends on seed and position alone.
+    """
+    rng = np.random.default_rng(0)
+    for name in ("clean", "noise"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            soundfile.write(tmp_path / name / f"{i}.wav", 0.1 * rng.standard_normal(1000), RATE, subtype="FLOAT")
+    settings = Data(batch_size=4, crop_samples=CROP, context_samples=20, snr_db=(-5.0, 15.0), gain_db=(-6.0, 0.0))
+    sources, noise = (data.scan([tmp_path / n], RATE, 1, CROP + 20)[0] for n in ("clean", "noise"))
+
+    def make(noise: list, shard: tuple[int, int] = (0, 1)):
+        return data.crops(sources, settings, sample_rate_hz=RATE, channels=1, seed=3, shard=shard, noise=noise)
+
+    mixed, plain = make(noise), make([])
+    ratios = []
+    for k in range(100):
+        heard, target = mixed[k]
+        ratios += list(10 * np.log10(np.mean(target**2, axis=1) / np.mean((heard - target) ** 2, axis=1)))
+    assert -5.01 < min(ratios) < -4
+    assert 14 < max(ratios) < 15.01
+    np.testing.assert_array_equal(mixed[0][1], plain[0])
+    np.testing.assert_array_equal(mixed[7][0], make(noise)[7][0])
+    halves = [make(noise, (h, 2))[7][0] for h in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves), mixed[7][0])
+    iterator = data.batches(mixed, 5, 2)
+    for k in (5, 6):
+        for actual, wanted in zip(next(iterator), mixed[k], strict=True):
+            np.testing.assert_array_equal(actual, wanted)
+    iterator.close()  # pyright: ignore
+
+
+def test_silent_noise_adds_nothing(tmp_path: Path) -> None:
+    """No gain makes silence as loud as a ratio asks; the crop is then heard as it is, not as NaN."""
+    soundfile.write(tmp_path / "noise.wav", np.zeros(300), RATE)
+    write_ramp(tmp_path / "a.wav", 1)
+    sources, noise = (data.scan([tmp_path / f"{n}.wav"], RATE, 1, CROP)[0] for n in ("a", "noise"))
+    settings = Data(batch_size=2, crop_samples=CROP)
+    heard, target = data.crops(sources, settings, sample_rate_hz=RATE, channels=1, seed=0, noise=noise)[0]
+    np.testing.assert_array_equal(heard, target)

@@ -94,19 +94,20 @@ def test_channels_are_streams_of_their_own(tiny_codec: Codec, coded: tuple[Path,
 def test_steps_have_one_shape(tiny_codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each further shape would be compiled for seconds, and a shape that grows with the file is not constant memory."""
     shapes = set()
-    for name in ("encode_step", "decode_step"):
-        step = getattr(Codec, name)
+    for name in ("encode_scan", "decode_scan"):
+        scan = getattr(Codec, name)
 
-        def spy(self: Codec, state: Any, x: Any, step: Any = step, name: str = name) -> Any:
-            shapes.add((name, x.shape))
-            return step(self, state, x)
+        def spy(self: Codec, state: Any, x: Any, frames: int, scan: Any = scan, name: str = name) -> Any:
+            shapes.add((name, x.shape, frames))
+            return scan(self, state, x, frames)
 
         monkeypatch.setattr(Codec, name, spy)
     for samples in (77, 8000, 20001):
         source = noise_file(tmp_path / "in.wav", samples)
         files.encode_file(tiny_codec, source, tmp_path / "x.adjx")
         files.decode_file(tiny_codec, tmp_path / "x.adjx", tmp_path / "out.wav")
-    assert shapes == {("encode_step", (1, RATE, 1)), ("decode_step", (1, RATE // HOP, 3))}
+    frames = RATE // HOP  # a second, in four parts
+    assert shapes == {("encode_scan", (1, RATE, 1), frames // 4), ("decode_scan", (1, frames, 3), frames // 4)}
 
 
 def test_fewer_codebooks(tiny_codec: Codec, coded: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from adjax.models.codec import Codec
 from adjax.nn import quantize
 from adjax.nn.quantize import Codebooks
 from adjax.streaming import Codec as Streaming
-from adjax.torch_port import import_checkpoint
-from adjax.torch_port.names import autoencoder_rows, to_torch
+from adjax.torch_port import autoencoder_rows, import_checkpoint, to_torch
 
 GOLDEN = Path(__file__).parent / "golden"
 CAUSAL = ("symad", "symaad", "symad_hop320", "symad_stereo")

@@ -18,21 +18,21 @@ MAX_LINES = 400
 # from its own layer and from those below.
 LAYERS = (
     ("adjax.errors", "adjax.strict_json", "adjax.config", "adjax.zoo"),
-    ("adjax.nn", "adjax.dsp"),
+    ("adjax.nn", "adjax.dsp", "adjax.kernels", "adjax.cache"),
     ("adjax.models", "adjax.losses"),
     (
         "adjax.train.state",
         "adjax.train.data",
         "adjax.train.parallel",
         "adjax.weights",
+        "adjax.latent_statistics",
         "adjax.bitstream",
         "adjax.audio",
         "adjax.metrics",
         "adjax.picture",
-        "adjax.cache",
     ),
     ("adjax.train.steps", "adjax.streaming", "adjax.torch_port"),
-    ("adjax.train", "adjax.chunks", "adjax.files", "adjax.live", "adjax.evaluate"),
+    ("adjax.train", "adjax.chunks", "adjax.files", "adjax.export", "adjax.benchmark", "adjax.live", "adjax.evaluate"),
     ("adjax", "adjax.cli", "adjax.__main__"),
 )
 STRANGERS = ("adjax.train", "adjax.streaming", "adjax.torch_port")  # none of them may import another

@@ -129,7 +129,7 @@ def test_a_frame_sees_its_whole_hop(name: str) -> None:
     """The aligned strided convolutions and the lapped transform use the last sample of the hop that has arrived."""
     codec = model(name)
     audio = whole(name)[0]
-    latents = jax.jit(lambda x: codec._model.apply(codec._tree, x, method="latents"))
+    latents = jax.jit(lambda x: codec._model.apply(codec.tree, x, method="latents"))
     changed = audio.copy()
     changed[:, 5 * codec.hop_length - 1] += 1.0  # the last sample of frame 4
     difference = np.abs(np.asarray(latents(changed)) - np.asarray(latents(audio))).max(axis=(0, 2))

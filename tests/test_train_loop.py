@@ -15,10 +15,19 @@ import soundfile
 import adjax
 from adjax.config import Data, Losses, Mel, Optimizer, TrainConfig
 from adjax.errors import AdjaxError
-from adjax.train import loop, statistics
+from adjax.train import loop, start, statistics
 from adjax.train.state import from_variables
 from adjax.weights import flatten, load_model
 from tests.conftest import TINY_SPECTRAL, fill
+from tests.step_on_devices import fill_discriminators
+
+
+def filled(config: TrainConfig, optimizers: Any) -> Any:
+    """As `fresh`, without compiling initialisers."""
+    discriminators = None
+    if config.adversarial:
+        discriminators = fill_discriminators(config.adversarial.discriminators, config.data.crop_samples)
+    return from_variables(config, fill(config.model, config.seed), discriminators, optimizers)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,7 +36,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "SIGMA_SECONDS", 5)
         patch.setattr(statistics, "KMEANS_LATENTS", 200)
-        patch.setattr(loop, "fresh", lambda model, optimizer, seed: from_variables(fill(model, seed), optimizer))
+        patch.setattr(start, "fresh", filled)
         yield
 
 
@@ -118,7 +127,7 @@ def test_resume_is_exact(run: Path, config: TrainConfig, tmp_path: Path, monkeyp
 
 def test_what_is_not_finite_stops_the_run(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says the step and which checkpoint is left; that checkpoint is the last good one."""
-    real = loop.metric_step
+    real = loop.make_step
 
     def poisoned(*arguments: Any, **options: Any) -> Any:
         step = real(*arguments, **options)
@@ -131,7 +140,7 @@ def test_what_is_not_finite_stops_the_run(config: TrainConfig, tmp_path: Path, m
     import jax.numpy as jnp
 
     monkeypatch.setattr(np, "where", jnp.where)
-    monkeypatch.setattr(loop, "metric_step", poisoned)
+    monkeypatch.setattr(loop, "make_step", poisoned)
     with pytest.raises(AdjaxError, match=r"is nan at step 5; the checkpoint of step 3 is kept"):
         loop.train(config, tmp_path)
     monkeypatch.undo()
@@ -163,7 +172,7 @@ def test_training_lowers_the_loss(config: TrainConfig, tmp_path: Path) -> None:
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "shard_map"])
+@pytest.mark.parametrize("parallel", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
 def test_the_loop_on_eight_devices(parallel: str, config: TrainConfig, tmp_path: Path) -> None:
     """State, batches, checkpoints and logs go to the devices and back; the first losses are those of one device."""
     eight = replace(config, data=replace(config.data, batch_size=8), steps=2, save_every=1, evaluate_every=9)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adjax.torch_port import write_checkpoint
+from adjax.torch_port import Row, write_checkpoint
 
 
 def assert_same_arrays(a: dict, b: dict) -> None:
@@ -34,3 +34,17 @@ def small_checkpoint(path: Path) -> Path:
     state = OrderedDict(weight=np.arange(6, dtype=np.float32).reshape(2, 3), count=np.array(7))
     write_checkpoint(path, {"model": {"generator": state}, "steps": 3, "rate": 0.5, "betas": (0.5, 0.9), "none": None})
     return path
+
+
+def counted(rows: list[Row]) -> dict[str, np.ndarray]:
+    """A state dict in which no two numbers are equal; its buffers are zeros. Rows with groups are concatenated."""
+    state: dict[str, np.ndarray] = {}
+    start = 1
+    for row in rows:
+        size = int(np.prod(row.shape))
+        tensor = np.arange(start, start + size, dtype=np.float32).reshape(row.shape)
+        start += size
+        if row.path is None:
+            tensor = np.zeros_like(tensor)
+        state[row.key] = np.concatenate([state[row.key], tensor]) if row.part else tensor
+    return state

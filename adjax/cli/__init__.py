@@ -13,6 +13,7 @@ from importlib import import_module
 from adjax import __version__
 from adjax.errors import AdjaxError
 
+LIVE_PORT = 47200  # of `adjax send` and `adjax receive`
 MODEL_HELP = "a model's name or folder (default: the model that comes with adjax)"
 
 
@@ -63,6 +64,34 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("input", metavar="FILE.adjx")
     c.add_argument("--json", action="store_true", help="print JSON instead of text")
 
+    c = command(
+        "live", "live.run", "code live audio from microphone to loudspeaker, and say how late and how whole it was"
+    )
+    _live_input(c)
+    _live_output(c)
+    c.add_argument("--fast", action="store_true", help="with two files: as fast as can be, not at real-time pace")
+    _live_common(c)
+
+    c = command("send", "live.send", "send live audio over UDP")
+    c.add_argument("--host", default="127.0.0.1", help="where `adjax receive` runs (default: %(default)s)")
+    c.add_argument("--port", type=_port, default=LIVE_PORT, help="its port (default: %(default)s)")
+    c.add_argument(
+        "--max-kbps", metavar="K", type=_positive_number, help="bound on the wire's bitrate; leaves out last codebooks"
+    )
+    _live_input(c)
+    _live_common(c)
+
+    c = command("receive", "live.receive", "play live audio that comes over UDP")
+    c.add_argument("--bind", default="127.0.0.1", help="own address to listen on (default: %(default)s, this machine)")
+    c.add_argument("--port", type=_port, default=LIVE_PORT, help="own port (default: %(default)s)")
+    c.add_argument(
+        "--jitter-ms", metavar="J", type=_not_negative, default=60.0, help="wait of packets (default: %(default)g)"
+    )
+    c.add_argument("--stay", action="store_true", help="after one sender's end wait for the next")
+    c.add_argument("--model", metavar="M", help="the sender's; " + MODEL_HELP)
+    _live_output(c)
+    _live_common(c)
+
     c = command("train", "training.train", "train what a configuration describes")
     c.add_argument("config", metavar="CONFIG", help="Python file that defines `config`, or a run's folder")
     c.add_argument(
@@ -72,9 +101,40 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
     c.add_argument("--export", metavar="DIR", help="write the model here too, in float16 and for inference only")
 
+    c = command("benchmark", "benchmarking.run", "measure latency per buffer, or streams together, on this machine")
+    c.add_argument("what", choices=("latency", "throughput"))
+    c.add_argument(
+        "--model", metavar="M", help="measure this model (default: the published parts, and the default model)"
+    )
+    c.add_argument(
+        "--parts",
+        metavar="P",
+        nargs="+",
+        choices=("encoder", "sym", "v0", "v1", "v2"),
+        help="these published parts only",
+    )
+    c.add_argument("--buffers", metavar="MS", nargs="+", type=_positive_number, help="(default: 12.5 25 50 100)")
+    c.add_argument("--streams", metavar="N", type=_positive, help="streams together (default: 64, vocoders 16)")
+    c.add_argument("--repeats", metavar="N", type=_positive, default=100, help="(default: %(default)s)")
+    c.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+    c = command("statistics", "statistics.run", "measure the latents that a vocoder is trained on")
+    c.add_argument("model", metavar="MODEL", help="name or folder of the model whose encoder the vocoder goes with")
+    c.add_argument("paths", metavar="PATHS", nargs="+", help="the training set: folders, audio files or lists of files")
+    c.add_argument("--output", metavar="FILE", default="stats.npy", help="means and deviations (default: %(default)s)")
+
+    c = command("export", "exporting.export", "write encode and decode steps that run without adjax's model code")
+    c.add_argument("model", metavar="MODEL", help="a model's name or folder")
+    c.add_argument("output", metavar="OUT_DIR", nargs="?", help="default: exported/ and the model's name")
+    c.add_argument("--format", choices=("stablehlo",), default="stablehlo", help="(default: %(default)s)")
+    c.add_argument("--frames", metavar="N", type=_positive, default=2, help="frames in a chunk (default: %(default)s)")
+
     c = command("import-torch", "porting.import_torch", "make a model folder of a released PyTorch checkpoint")
     c.add_argument("--encoder", metavar="CKPT", required=True, help="checkpoint; its config.yml lies beside it")
-    c.add_argument("--decoder", metavar="CKPT", help="take the decoder from this checkpoint instead")
+    c.add_argument(
+        "--decoder", metavar="CKPT", help="take the decoder, a vocoder or a symmetric one, from this checkpoint"
+    )
+    c.add_argument("--stats", metavar="FILE", help="the vocoder's input statistics (.npy) instead of its checkpoint's")
     c.add_argument("--name", help="the model's name (default: the checkpoint's folder)")
     c.add_argument("output", metavar="OUT_DIR")
 
@@ -83,6 +143,43 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("output", metavar="OUT_DIR")
     c.add_argument("--steps", type=_positive, default=1, help="training steps to state in the checkpoint")
     return parser
+
+
+def _live_input(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--model", metavar="M", help=MODEL_HELP)
+    c.add_argument("--codebooks", metavar="N", type=_positive, help="use the first N codebooks only (default: all)")
+    c.add_argument("--input", metavar="FILE", help="audio file in place of a microphone")
+    c.add_argument("--input-device", metavar="D", help="index or part of the name (default: the system's)")
+    c.add_argument("--gain-db", metavar="G", type=_number, default=0.0, help="gain before the encoder (default: 0)")
+
+
+def _live_output(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--output", metavar="FILE", help="audio file in place of a loudspeaker, at the model's rate")
+    c.add_argument("--output-device", metavar="D", help="index or part of the name (default: the system's)")
+    c.add_argument(
+        "--buffer-ms",
+        metavar="B",
+        type=_not_negative,
+        default=20.0,
+        help="how late a chunk may be before the loudspeaker misses it (default: %(default)g)",
+    )
+
+
+def _live_common(c: argparse.ArgumentParser) -> None:
+    c.add_argument(
+        "--chunk-ms",
+        metavar="T",
+        type=_positive_number,
+        default=25.0,
+        help="audio coded at once, rounded to whole hops (default: %(default)g)",
+    )
+    c.add_argument(
+        "--device-latency", choices=("low", "high"), default="high", help="buffers asked of devices (default: high)"
+    )
+    c.add_argument("--record", metavar="PREFIX", help="write PREFIX-input.wav, PREFIX-output.wav or both")
+    c.add_argument("--duration", metavar="S", type=_positive_number, help="seconds until it stops (default: Ctrl-C)")
+    c.add_argument("--list-devices", action="store_true", help="list the sound devices and do nothing else")
+    c.add_argument("--json", action="store_true", help="print the statistics as JSON")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,3 +241,37 @@ def _positive(text: str) -> int:
 
 
 _positive.__name__ = "positive whole number"  # argparse's message names the type
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not abs(value) <= 1e6:
+        raise ValueError
+    return value
+
+
+def _positive_number(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise ValueError
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise ValueError
+    return value
+
+
+_number.__name__ = "number"
+_positive_number.__name__ = "positive number"
+_not_negative.__name__ = "number from 0 up"
+_port.__name__ = "port number"

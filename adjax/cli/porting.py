@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from adjax import weights
-from adjax.errors import AdjaxError
+from adjax.config import Vocoder
 from adjax.nn.quantize import Codebooks
-from adjax.torch_port import export_checkpoint, import_checkpoint
+from adjax.torch_port import ZERO_DECODER, export_model, import_pairing
 
 
 def import_torch(arguments: Namespace) -> None:
-    config, variables, steps = import_checkpoint(Path(arguments.encoder), arguments.name)
-    if arguments.decoder:
-        other, decoder, _ = import_checkpoint(Path(arguments.decoder), config.name)
-        ours, theirs = (tree["codebook"]["quantizer"]["embed"] for tree in (variables, decoder))
-        if not np.array_equal(ours, theirs):
-            raise AdjaxError(f"{arguments.decoder}: its decoder was trained with other codebooks than the encoder's")
-        config = replace(config, decoder=other.decoder)
-        variables["params"]["decoder"] = decoder["params"]["decoder"]
+    decoder, stats = (Path(p) if p else None for p in (arguments.decoder, arguments.stats))
+    config, variables = import_pairing(Path(arguments.encoder), decoder, stats, arguments.name)
     folder = weights.save_model(arguments.output, config, variables)
-    print(f"{folder}: model {config.name}, {config.bitrate_bps / 1000:.2f} kbps, checkpoint of {steps} steps")
+    print(f"{folder}: model {config.name}, {config.bitrate_bps / 1000:.2f} kbps, {config.source}; {config.licence}")
 
 
 def export_torch(arguments: Namespace) -> None:
@@ -32,4 +25,7 @@ def export_torch(arguments: Namespace) -> None:
     books = variables["codebook"]["quantizer"]
     if "embed_avg" not in books:  # left out of models that are not to be trained further; strict loading wants them
         books.update({k: np.asarray(v) for k, v in Codebooks.fresh(books["embed"])._asdict().items()})
-    print(export_checkpoint(config, variables, Path(arguments.output), arguments.steps))
+    paths = export_model(config, variables, Path(arguments.output), arguments.steps)
+    is_vocoder = isinstance(config.decoder, Vocoder)
+    for path in paths:
+        print(f"{path} ({ZERO_DECODER})" if is_vocoder and path is paths[0] else path)

@@ -8,7 +8,7 @@ from jax import Array
 
 from adjax import config
 from adjax.nn.blocks import ResidualUnit
-from adjax.nn.conv import Conv, TransposedConv, elu
+from adjax.nn.conv import ELU, NONE, Conv, TransposedConv, elu
 
 DILATIONS = (1, 3, 9)
 
@@ -52,7 +52,7 @@ class ConvEncoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Transposed convolution, then residual units at the outgoing width."""
+    """Transposed convolution (symAAD: of the activated input), then residual units at the outgoing width."""
 
     channels: int
     stride: int
@@ -61,7 +61,8 @@ class DecoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         d = self.decoder
-        x = TransposedConv(self.channels, self.stride, d.bias, d.causal, d.weight_norm, name="conv")(x)
+        act = ELU if d.activate else NONE
+        x = TransposedConv(self.channels, self.stride, d.bias, d.causal, d.weight_norm, act, name="conv")(x)
         for i, dilation in enumerate(DILATIONS):
             x = ResidualUnit(dilation, d.causal, d.weight_norm, name=f"res_units_{i}")(x)
         return x
@@ -78,8 +79,7 @@ class ConvDecoder(nn.Module):
         norm = c.weight_norm
         x = Conv(c.channels * c.ratios[0], 7, bias=False, causal=c.causal, weight_norm=norm, name="conv1")(zq)
         for i, (ratio, stride) in enumerate(zip((*c.ratios[1:], 1), c.strides, strict=True)):
-            x = elu(x) if c.activate else x
             x = DecoderBlock(c.channels * ratio, stride, c, name=f"conv_blocks_{i}")(x)
-        x = elu(x) if c.activate else x
-        x = Conv(c.out_channels, 7, bias=False, causal=c.causal, weight_norm=norm, name="conv2")(x)
-        return jnp.tanh(x) if c.activate else x
+        act = ELU if c.activate else NONE
+        last = Conv(c.out_channels, 7, bias=False, causal=c.causal, weight_norm=norm, activation=act, name="conv2")
+        return jnp.tanh(last(x)) if c.activate else last(x)

@@ -11,8 +11,9 @@ from jax import Array
 
 from adjax import config
 from adjax.models.autoencoder import ConvDecoder, ConvEncoder
-from adjax.models.spectral import STATS, SpectralDecoder, SpectralEncoder
-from adjax.nn.conv import Conv
+from adjax.models.spectral import SpectralDecoder, SpectralEncoder, transforms
+from adjax.models.vocoder import Vocoder
+from adjax.nn.conv import STATS, Conv
 from adjax.nn.quantize import CODEBOOK, Quantized, ResidualQuantizer
 
 
@@ -43,6 +44,8 @@ class Codec(nn.Module):
         self.quantizer = ResidualQuantizer(c.quantizer)
         if isinstance(decoder, config.ConvDecoder):
             self.decoder = ConvDecoder(decoder)
+        elif isinstance(decoder, config.Vocoder):
+            self.decoder = Vocoder(decoder)
         else:
             self.decoder = SpectralDecoder(decoder, c.sample_rate_hz)
 
@@ -73,9 +76,19 @@ def without_weight_norm(model: config.ModelConfig) -> config.ModelConfig:
     encoder, decoder = model.encoder, model.decoder
     if isinstance(encoder, config.ConvEncoder):
         encoder = replace(encoder, weight_norm=False)
-    if isinstance(decoder, config.ConvDecoder):
+    if isinstance(decoder, config.ConvDecoder | config.Vocoder):
         decoder = replace(decoder, weight_norm=False)
     return replace(model, encoder=encoder, decoder=decoder)
+
+
+def fixed_kernels(model: config.ModelConfig) -> dict[str, dict]:
+    """Kernels that are constants of the model, by part and layer."""
+    parts = {}
+    if isinstance(model.encoder, config.SpectralEncoder):
+        parts["encoder"] = transforms(model.hop_samples)["encoder"]
+    if isinstance(model.decoder, config.SpectralDecoder):
+        parts["decoder"] = transforms(model.hop_samples)["decoder"]
+    return parts
 
 
 def init(model: config.ModelConfig, key: Array) -> dict:

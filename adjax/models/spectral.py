@@ -13,13 +13,19 @@ from jax import Array
 
 from adjax import config, dsp
 from adjax.nn.blocks import FrameUnit, RmsNorm
-from adjax.nn.conv import Conv, FixedConv, FrameCounter
-
-STATS = "stats"
+from adjax.nn.conv import STATS, Conv, FixedConv, FrameCounter, Linear
 
 
-def _linear(features: int, fan_in: int, gain: float, name: str) -> nn.Dense:
-    return nn.Dense(features, kernel_init=nn.initializers.normal(gain * fan_in**-0.5), name=name)
+def _linear(features: int, fan_in: int, gain: float, name: str) -> Linear:
+    return Linear(features, kernel_init=nn.initializers.normal(gain * fan_in**-0.5), name=name)
+
+
+def transforms(hop_samples: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """The kernels that are fixed, by part and layer: what would stand among the parameters if it were learnt."""
+    return {
+        "encoder": {"analysis": {"kernel": dsp.analysis_kernel(hop_samples)}},
+        "decoder": {"synthesis": {"kernel": dsp.synthesis_kernel(hop_samples)}},
+    }
 
 
 def _local_rms(bins: Array, width: int) -> Array:

@@ -1,13 +1,15 @@
-"""Blocks shared by models: residual units at the sample rate (AudioDec) and at the frame rate (adjax's own)."""
+"""Blocks shared by models: residual units of AudioDec's codec and vocoders, and at the frame rate (adjax's own)."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from adjax.nn.conv import Conv, elu
+from adjax.nn.conv import ELU, Conv, Linear, leaky
 
 
 class ResidualUnit(nn.Module):
@@ -20,12 +22,38 @@ class ResidualUnit(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        norm = self.weight_norm
-        y = Conv(channels, 7, dilation=self.dilation, bias=False, causal=self.causal, weight_norm=norm, name="conv1")(
-            elu(x)
+        conv = partial(Conv, channels, bias=False, causal=self.causal, weight_norm=self.weight_norm, activation=ELU)
+        y = conv(kernel_size=7, dilation=self.dilation, name="conv1")(x)
+        return conv(kernel_size=1, name="conv2")(y, residual=x)
+
+
+class DilatedBlock(nn.Module):
+    """HiFi-GAN's residual block: x + conv(act(conv_dilated(act(x)))) for each dilation, act a leaky ReLU.
+
+    Without `additional` there is the dilated convolution only.
+    """
+
+    kernel_size: int
+    dilations: tuple[int, ...]
+    additional: bool = True
+    slope: float = 0.1
+    bias: bool = True
+    weight_norm: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        conv = partial(
+            Conv,
+            x.shape[-1],
+            self.kernel_size,
+            bias=self.bias,
+            weight_norm=self.weight_norm,
+            activation=leaky(self.slope),
         )
-        y = Conv(channels, 1, bias=False, causal=self.causal, weight_norm=norm, name="conv2")(elu(y))
-        return x + y
+        for i, dilation in enumerate(self.dilations):
+            first = conv(dilation=dilation, name=f"convs1_{i}")
+            x = conv(name=f"convs2_{i}")(first(x), residual=x) if self.additional else first(x, residual=x)
+        return x
 
 
 class RmsNorm(nn.Module):
@@ -48,4 +76,4 @@ class FrameUnit(nn.Module):
         wide = nn.initializers.normal((channels * 3) ** -0.5)
         narrow = nn.initializers.normal(0.3 * channels**-0.5)
         y = Conv(channels, 3, dilation=self.dilation, kernel_init=wide, name="conv1")(RmsNorm(name="norm")(x))
-        return x + nn.Dense(channels, kernel_init=narrow, name="conv2")(elu(y))
+        return Linear(channels, ELU, narrow, name="conv2")(y, residual=x)

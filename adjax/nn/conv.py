@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -20,7 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from adjax import kernels
+from adjax.kernels import PACKED
+
 STREAM = "stream"
+STATS = "stats"  # constants of a model that come from its training set
 _LAYOUT = ("NWC", "WIO", "NWC")
 
 
@@ -40,6 +46,27 @@ def _elu_backward(y: Array, gradient: Array) -> tuple[Array]:
 
 
 elu.defvjp(_elu_forward, _elu_backward)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A pointwise function that a layer applies to its input: none, ELU, or a leaky ReLU with `slope`."""
+
+    kind: Literal["none", "elu", "leaky"] = "none"
+    slope: float = 0.0
+
+    def __call__(self, x: Array) -> Array:
+        if self.kind == "elu":
+            return elu(x)
+        return x if self.kind == "none" else nn.leaky_relu(x, self.slope)
+
+
+NONE, ELU = Activation(), Activation("elu")
+
+
+def leaky(slope: float) -> Activation:
+    """Leaky ReLU."""
+    return Activation("leaky", slope)
 
 
 def fan_in_uniform(fan_in: int) -> Callable[..., Array]:
@@ -66,6 +93,21 @@ def fold_weight_norm(params: Mapping[str, Any]) -> dict[str, Any]:
     return {k: fold_weight_norm(x) if isinstance(x, Mapping) else x for k, x in params.items()}
 
 
+def pack_kernels(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(parameters without the kernels of convolutions, those kernels packed): two collections of an inference model."""
+    rest: dict[str, Any] = {}
+    packed: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            rest[name], inner = pack_kernels(value)
+            packed |= {name: inner} if inner else {}
+        elif name == "kernel":
+            packed[name] = kernels.pack(np.asarray(value).reshape(-1, *np.shape(value)[-2:]))
+        else:
+            rest[name] = value
+    return rest, packed
+
+
 def zero_buffers(state: Mapping[str, Any]) -> dict[str, Any]:
     """A fresh stream state in which transposed convolutions start from a zero frame, as the published streamer does."""
     return {
@@ -75,28 +117,25 @@ def zero_buffers(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Layer(nn.Module):
-    """Shared by the layers below: left context, weights with or without weight norm."""
+    """Shared by the layers below: left context, weights with or without weight norm, and the convolution itself."""
 
     def _is_streaming(self) -> bool:
         return self.is_mutable_collection(STREAM)
 
-    def _with_context(self, x: Array, length: int, repeat_first: bool = False) -> Array:
-        """x[batch, time, channels] with `length` earlier frames before it."""
-        batch, _, channels = x.shape
-        if length == 0:
-            return x
-        fresh = jnp.repeat(x[:, :1], length, axis=1) if repeat_first else jnp.zeros((batch, length, channels), x.dtype)
-        if not self._is_streaming():
-            return jnp.concatenate([fresh, x], axis=1)
-        stored = self.variable(STREAM, "context", jnp.zeros, (batch, length, channels), x.dtype)
-        context = stored.value
-        if repeat_first:
-            seen = self.variable(STREAM, "seen", jnp.zeros, (batch,), jnp.bool_)
-            context = jnp.where(seen.value[:, None, None], context, fresh)
-            seen.value = jnp.ones((batch,), jnp.bool_)
-        padded = jnp.concatenate([context, x], axis=1)
-        stored.value = padded[:, padded.shape[1] - length :]
-        return padded
+    def _context(self, first: Array, length: int, repeat_first: bool) -> tuple[Array, nn.Variable | None]:
+        """`length` frames before a chunk that starts with first[batch, 1, channels], and where the next are kept."""
+        batch, _, channels = first.shape
+        zeros = jnp.zeros((batch, length, channels), first.dtype)
+        fresh = jnp.repeat(first, length, axis=1) if repeat_first else zeros
+        if not self._is_streaming() or length == 0:
+            return fresh, None
+        stored = self.variable(STREAM, "context", lambda: zeros)
+        if not repeat_first:
+            return stored.value, stored
+        seen = self.variable(STREAM, "seen", jnp.zeros, (batch,), jnp.bool_)
+        context = jnp.where(seen.value[:, None, None], stored.value, fresh)
+        seen.value = jnp.ones((batch,), jnp.bool_)
+        return context, stored
 
     def _kernel(self, shape: tuple[int, ...], init: Callable[..., Array], normed_axis: int | None) -> Array:
         if normed_axis is None:
@@ -106,15 +145,56 @@ class _Layer(nn.Module):
         g = self.param("g", lambda _: jnp.sqrt(jnp.sum(v * v, axis=others, keepdims=True)))
         return normalize(v, g)
 
+    def _convolve(
+        self,
+        x: Array,
+        shape: tuple[int, int, int],
+        kernel: Callable[[], Array],
+        context: int,
+        activation: Activation = NONE,
+        bias: Array | None = None,
+        residual: Array | None = None,
+        stride: int = 1,
+        dilation: int = 1,
+        repeat_first: bool = False,
+    ) -> Array:
+        """Convolution of activation(x), with `context` frames before it, with the kernel [taps, in, out] of `shape`.
+
+        XLA computes it or, where the kernel is packed, adjax.kernels does.
+        """
+        if self.has_variable(PACKED, "kernel"):
+            packed = cast(Array, self.get_variable(PACKED, "kernel"))
+            earlier, stored = self._context(activation(x[:, :1]), context, repeat_first)
+            y, later = kernels.conv(
+                x, earlier, packed, bias, residual, shape[-1], stride, dilation, activation.kind, activation.slope
+            )
+            if stored is not None:
+                stored.value = later
+            return y
+        x, padding = activation(x), (0, 0)
+        if self._is_streaming() or repeat_first:
+            earlier, stored = self._context(x[:, :1], context, repeat_first)
+            x = jnp.concatenate([earlier, x], axis=1)
+            if stored is not None:
+                stored.value = x[:, x.shape[1] - context :]
+        else:  # the convolution pads: a training step need not copy x
+            padding = (context, 0)
+        y = lax.conv_general_dilated(
+            x, kernel(), (stride,), [padding], rhs_dilation=(dilation,), dimension_numbers=_LAYOUT
+        )
+        y = y if bias is None else y + bias
+        return y if residual is None else residual + y
+
 
 class Conv(_Layer):
-    """1-D convolution, causal (left context only) or with symmetric zero padding.
+    """1-D convolution of the activated input, causal (left context only) or with symmetric zero padding.
 
     A causal layer's left context is (kernel_size - 1) * dilation samples: with stride s and kernel 2s, frame i then
     sees the input up to sample i*s, the first of its hop. `aligned` takes kernel_size - stride samples instead: frame i
     sees its whole hop, at the same streaming latency.
 
-    Input [batch, time, in]; output [batch, ceil(time / stride), features] if causal (time / stride whole if aligned).
+    Input [batch, time, in]; output [batch, ceil(time / stride), features] if causal (time / stride whole if aligned),
+    plus `residual` of that shape, where given.
     """
 
     features: int
@@ -125,36 +205,49 @@ class Conv(_Layer):
     causal: bool = True
     aligned: bool = False
     weight_norm: bool = False
+    activation: Activation = NONE
     kernel_init: Callable[..., Array] | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, residual: Array | None = None) -> Array:
         channels = x.shape[-1]
-        init = self.kernel_init or fan_in_uniform(channels * self.kernel_size)
-        kernel = self._kernel((self.kernel_size, channels, self.features), init, 2 if self.weight_norm else None)
-        padding = (0, 0)
-        if not self.causal:
-            side = (self.kernel_size - 1) // 2 * self.dilation
-            padding = (side, side)
-        else:
-            length = self.kernel_size - self.stride if self.aligned else (self.kernel_size - 1) * self.dilation
-            if self._is_streaming():
-                x = self._with_context(x, length)
-            else:  # the convolution pads: a training step need not copy x
-                padding = (length, 0)
-        y = lax.conv_general_dilated(
-            x, kernel, (self.stride,), [padding], rhs_dilation=(self.dilation,), dimension_numbers=_LAYOUT
-        )
-        if self.bias:
-            y += self.param("bias", fan_in_uniform(channels * self.kernel_size), (self.features,))
-        return y
+        init = fan_in_uniform(channels * self.kernel_size)
+        shape = (self.kernel_size, channels, self.features)
+        bias = self.param("bias", init, (self.features,)) if self.bias else None
+        if self.causal:
+            context = self.kernel_size - self.stride if self.aligned else (self.kernel_size - 1) * self.dilation
+        else:  # every activation maps 0 to 0, so padding may come first
+            side, context = (self.kernel_size - 1) // 2 * self.dilation, 0
+            x = jnp.pad(x, ((0, 0), (side, side), (0, 0)))
+        kernel = partial(self._kernel, shape, self.kernel_init or init, 2 if self.weight_norm else None)
+        return self._convolve(x, shape, kernel, context, self.activation, bias, residual, self.stride, self.dilation)
+
+
+class Linear(_Layer):
+    """A matrix product of the activated input at each frame, plus `residual` where given; the kernel is [in, out]."""
+
+    features: int
+    activation: Activation = NONE
+    kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Array, residual: Array | None = None) -> Array:
+        channels = x.shape[-1]
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+
+        def kernel() -> Array:
+            return self.param("kernel", self.kernel_init, (channels, self.features))[None]
+
+        shape = (1, channels, self.features)
+        return self._convolve(x, shape, kernel, 0, self.activation, bias, residual)
 
 
 class TransposedConv(_Layer):
-    """Transposed 1-D convolution with kernel 2 * stride, computed as a two-tap convolution over frames.
+    """Transposed 1-D convolution of the activated input, computed as a two-tap convolution over frames.
 
-    Samples i*stride .. (i+1)*stride come from frames i-1 (tap 0) and i (tap 1); before the first frame stands that
-    frame itself. Not causal: symmetric cropping instead. The kernel is [2, in, stride * features], sample major.
+    The kernel has 2 * stride taps. Samples i*stride .. (i+1)*stride come from frames i-1 (tap 0) and i (tap 1); before
+    the first frame stands that frame itself. Not causal: symmetric cropping instead. The kernel is stored as
+    [2, in, stride * features], sample major.
 
     Input [batch, time, in]; output [batch, time * stride, features].
     """
@@ -164,17 +257,17 @@ class TransposedConv(_Layer):
     bias: bool = True
     causal: bool = True
     weight_norm: bool = False
+    activation: Activation = NONE
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, time, channels = x.shape
         init = fan_in_uniform(self.features * 2 * self.stride)
         shape = (2, channels, self.stride * self.features)
-        kernel = self._kernel(shape, init, 1 if self.weight_norm else None)
-        padding = (0, 0) if self.causal else (1, 1)
-        if self.causal:
-            x = self._with_context(x, 1, repeat_first=True)
-        y = lax.conv_general_dilated(x, kernel, (1,), [padding], dimension_numbers=_LAYOUT)
+        kernel = partial(self._kernel, shape, init, 1 if self.weight_norm else None)
+        if not self.causal:
+            x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        y = self._convolve(x, shape, kernel, int(self.causal), self.activation, repeat_first=self.causal)
         y = y.reshape(batch, -1, self.features)
         if not self.causal:
             start = (self.stride + 1) // 2
@@ -189,8 +282,7 @@ class FixedConv(_Layer):
 
     @nn.compact
     def __call__(self, x: Array, kernel: np.ndarray) -> Array:
-        x = self._with_context(x, kernel.shape[0] - 1)
-        return lax.conv_general_dilated(x, jnp.asarray(kernel, x.dtype), (1,), [(0, 0)], dimension_numbers=_LAYOUT)
+        return self._convolve(x, kernel.shape, lambda: jnp.asarray(kernel, x.dtype), kernel.shape[0] - 1)
 
 
 class FrameCounter(_Layer):

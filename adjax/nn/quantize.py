@@ -7,14 +7,16 @@ by not calling it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from adjax import kernels
 from adjax.config import Quantizer
+from adjax.kernels import PACKED
 
 CODEBOOK = "codebook"
 
@@ -62,6 +64,9 @@ class ResidualQuantizer(nn.Module):
 
     def encode(self, z: Array) -> Array:
         """Codes int32[batch, frames, stages] of latents z[batch, frames, dim]."""
+        if self.has_variable(PACKED, "embed"):
+            packed = (cast(Array, self.get_variable(PACKED, name)) for name in ("embed", "norms"))
+            return kernels.quantize(z, *packed)
 
         def stage(residual: Array, embed: Array) -> tuple[Array, Array]:
             codes = nearest(residual, embed)

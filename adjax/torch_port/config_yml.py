@@ -1,25 +1,41 @@
-"""The released `config.yml` beside a checkpoint to a ModelConfig and back."""
+"""The released `config.yml` beside a checkpoint to adjax configurations and back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from adjax.config import ConvDecoder, ConvEncoder, ModelConfig, Quantizer
+from adjax.config import ConvDecoder, ConvEncoder, Discriminators, ModelConfig, Quantizer, Vocoder
 from adjax.errors import AdjaxError
+from adjax.torch_port.discriminator_yml import discriminator_parameters
+from adjax.torch_port.yaml_values import Values, load_yaml
 
 LICENCE = "CC BY-NC 4.0 (AudioDec release) unless you trained it yourself"
 
-_MAX_BYTES = 1 << 16
-_MAX_INTEGER = 1 << 20
-_MAX_BLOCKS = 16
-_MODEL_TYPES = ("symAudioDec", "symAudioDecUniv")  # one generator, trained against different discriminators
-_KEYS = {
+_AUTOENCODERS = ("symAudioDec", "symAudioDecUniv")  # one generator, trained against different discriminators
+_VOCODERS = ("HiFiGAN", "UnivNet")
+_MAX_GROUPS = 64
+_AUTOENCODER_KEYS = (
     *("input_channels", "output_channels", "encode_channels", "decode_channels", "code_dim", "codebook_num"),
     *("codebook_size", "bias", "enc_ratios", "dec_ratios", "enc_strides", "dec_strides", "mode", "codec", "projector"),
     *("quantier", "use_weight_norm"),  # the released spelling
-}
+)
+_VOCODER_KEYS = (
+    *("in_channels", "out_channels", "channels", "kernel_size", "upsample_scales", "upsample_kernel_sizes"),
+    *("resblock_kernel_sizes", "resblock_dilations", "groups", "bias", "use_additional_convs", "use_weight_norm"),
+    *("nonlinear_activation", "nonlinear_activation_params", "stats"),
+)
+
+
+class VocoderModel(NamedTuple):
+    """What the `config.yml` of a vocoder tells: half of a ModelConfig."""
+
+    name: str
+    sample_rate_hz: int
+    dim: int  # of the latents it takes
+    decoder: Vocoder
 
 
 def read_config(path: Path, name: str) -> ModelConfig:
@@ -27,66 +43,167 @@ def read_config(path: Path, name: str) -> ModelConfig:
 
     Raises AdjaxError with every key that is unknown or has a value that adjax cannot follow.
     """
-    document = _load(path)
-    parameters = document.get("generator_params")
-    if document.get("model_type") not in _MODEL_TYPES:
-        raise AdjaxError(f"{path}: model_type must be {' or '.join(_MODEL_TYPES)}: only autoencoders can be imported")
+    document = load_yaml(path)
+    if document.get("model_type") not in _VOCODERS:
+        model = parse_generator(document, path, name)
+        assert isinstance(model, ModelConfig)
+        return model
+    kinds = " or ".join(_AUTOENCODERS)
+    raise AdjaxError(f"{path}: its model_type is a vocoder's; only checkpoints of {kinds} hold an encoder")
+
+
+def read_generator(path: Path, name: str) -> ModelConfig | VocoderModel:
+    """As `read_config`, but takes a vocoder's `config.yml` too."""
+    return parse_generator(load_yaml(path), path, name)
+
+
+def parse_generator(document: Mapping[Any, Any], path: Path, name: str) -> ModelConfig | VocoderModel:
+    """`read_generator` of what was read from `path`."""
+    kind, parameters = document.get("model_type"), document.get("generator_params")
+    if kind not in (*_AUTOENCODERS, *_VOCODERS):
+        raise AdjaxError(f"{path}: model_type must be {', '.join(_AUTOENCODERS)}, {' or '.join(_VOCODERS)}")
     if not isinstance(parameters, dict):
         raise AdjaxError(f"{path}: generator_params must be a mapping")
-    values = _Values({**parameters, "sampling_rate": document.get("sampling_rate", 48000)})
-    values.problems += [f"{str(key)[:40]!r} is unknown" for key in parameters if key not in _KEYS]
-    rate = values.integer("sampling_rate", 48000)
+    rate = Values({"sampling_rate": document.get("sampling_rate", 48000)})
+    sample_rate_hz = rate.integer("sampling_rate", 48000)
+    values = Values(parameters, problems=rate.problems)
+    if kind in _VOCODERS:
+        return parse(path, values, lambda: _read_vocoder(values, name, sample_rate_hz))
+    return parse(path, values, lambda: _read_autoencoder(values, name, sample_rate_hz))
+
+
+_T = TypeVar("_T")
+
+
+def parse(path: Path, values: Values, read: Callable[[], _T]) -> _T:
+    """What `read` returns; its error, or the problems that it left in `values`, are raised with the file's name."""
+    try:
+        result = read()
+        if not values.problems:
+            return result
+        reasons = values.problems
+    except AdjaxError as error:  # of a configuration's own checks, which see defaults where values were no use
+        reasons = values.problems or [str(error)]
+    raise AdjaxError(f"{path}: {'; '.join(reasons)}")
+
+
+def _read_autoencoder(values: Values, name: str, sample_rate_hz: int) -> ModelConfig:
+    values.only(*_AUTOENCODER_KEYS)
+    encoder, decoder, quantizer = ConvEncoder(), ConvDecoder(), Quantizer()
     causal = values.choice("mode", "causal", "noncausal") == "causal"
     activate = values.choice("codec", "audiodec", "activate_audiodec") == "activate_audiodec"
     values.choice("projector", "conv1d")
     values.choice("quantier", "residual_vq")
     bias, weight_norm = values.flag("bias", True), values.flag("use_weight_norm", activate)
-    encoder, decoder, quantizer = ConvEncoder(), ConvDecoder(), Quantizer()
-    encoder_sizes = {
-        "channels": values.integer("encode_channels", encoder.channels),
-        "ratios": values.integers("enc_ratios", encoder.ratios),
-        "strides": values.integers("enc_strides", encoder.strides),
-        "in_channels": values.integer("input_channels", encoder.in_channels),
-    }
-    decoder_sizes = {
-        "channels": values.integer("decode_channels", decoder.channels),
-        "ratios": values.integers("dec_ratios", decoder.ratios),
-        "strides": values.integers("dec_strides", decoder.strides),
-        "out_channels": values.integer("output_channels", decoder.out_channels),
-    }
-    quantizer_sizes = {
-        "codebooks": values.integer("codebook_num", quantizer.codebooks),
-        "codebook_size": values.integer("codebook_size", quantizer.codebook_size),
-        "dim": values.integer("code_dim", quantizer.dim),
-    }
-    if values.problems:
-        raise AdjaxError(f"{path}: {'; '.join(values.problems)}")
     flags = {"bias": bias, "causal": causal, "activate": activate, "weight_norm": weight_norm}
-    try:
-        return ModelConfig(
-            name=name,
-            sample_rate_hz=rate,
-            encoder=replace(encoder, **encoder_sizes, **flags),
-            quantizer=replace(quantizer, **quantizer_sizes),
-            decoder=replace(decoder, **decoder_sizes, **flags),
-            licence=LICENCE,
-        )
-    except AdjaxError as error:
-        raise AdjaxError(f"{path}: {error}") from None
+    return ModelConfig(
+        name=name,
+        sample_rate_hz=sample_rate_hz,
+        encoder=ConvEncoder(
+            channels=values.integer("encode_channels", encoder.channels),
+            ratios=values.integers("enc_ratios", encoder.ratios),
+            strides=values.integers("enc_strides", encoder.strides),
+            in_channels=values.integer("input_channels", encoder.in_channels),
+            **flags,
+        ),
+        quantizer=replace(
+            quantizer,
+            codebooks=values.integer("codebook_num", quantizer.codebooks),
+            codebook_size=values.integer("codebook_size", quantizer.codebook_size),
+            dim=values.integer("code_dim", quantizer.dim),
+        ),
+        decoder=ConvDecoder(
+            channels=values.integer("decode_channels", decoder.channels),
+            ratios=values.integers("dec_ratios", decoder.ratios),
+            strides=values.integers("dec_strides", decoder.strides),
+            out_channels=values.integer("output_channels", decoder.out_channels),
+            **flags,
+        ),
+        licence=LICENCE,
+    )
 
 
-def config_text(config: ModelConfig) -> str:
-    """The `config.yml` of a symmetric autoencoder as the released program reads it.
+def _read_vocoder(values: Values, name: str, sample_rate_hz: int) -> VocoderModel:
+    values.only(*_VOCODER_KEYS)
+    default = Vocoder()
+    strides = values.integers("upsample_scales", default.strides)
+    if values.integers("upsample_kernel_sizes", tuple(2 * s for s in strides)) != tuple(2 * s for s in strides):
+        values.problem("upsample_kernel_sizes", "must be twice upsample_scales: other overlaps are not supported")
+    if not isinstance(stats := values.values.get("stats"), str | None):
+        values.problem("stats", f"is a {type(stats).__name__}; it must be a file's name or null")
+    decoder = Vocoder(
+        channels=values.integer("channels", default.channels),
+        strides=strides,
+        kernel_size=values.integer("kernel_size", default.kernel_size),
+        block_kernels=values.integers("resblock_kernel_sizes", default.block_kernels),
+        block_dilations=values.integer_rows("resblock_dilations", default.block_dilations),
+        groups=values.integer("groups", 1, _MAX_GROUPS),
+        additional_convs=values.flag("use_additional_convs", True),
+        out_channels=values.integer("out_channels", default.out_channels),
+        bias=values.flag("bias", True),
+        slope=values.leaky_slope(default.slope),
+        statistics=stats is not None,
+        weight_norm=values.flag("use_weight_norm", True),
+    )
+    return VocoderModel(name, sample_rate_hz, values.integer("in_channels", Quantizer().dim), decoder)
 
-    Raises AdjaxError with every reason for which the released program could not hold the model.
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def config_text(
+    model: ModelConfig | VocoderModel,
+    discriminators: Discriminators | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> str:
+    """The `config.yml` of a symmetric autoencoder or a vocoder as the released program reads it.
+
+    `training` holds further entries. Raises AdjaxError with every reason for which the released program could not hold
+    the model.
     """
     import yaml
 
+    is_vocoder = isinstance(model, VocoderModel)
+    is_univ = discriminators is not None and discriminators.resolution is not None
+    document: dict[str, Any] = {
+        "sampling_rate": model.sample_rate_hz,
+        "model_type": (_VOCODERS if is_vocoder else _AUTOENCODERS)[is_univ],
+        "train_mode": "vocoder" if is_vocoder else "autoencoder",
+        "generator_params": _vocoder_parameters(model) if is_vocoder else _autoencoder_parameters(model),
+        **(training or {}),
+    }
+    if discriminators is not None:
+        document["discriminator_params"] = discriminator_parameters(discriminators)
+    return yaml.safe_dump(document, sort_keys=True)
+
+
+def _vocoder_parameters(model: VocoderModel) -> dict[str, Any]:
+    c = model.decoder
+    return {
+        "in_channels": model.dim,
+        "out_channels": c.out_channels,
+        "channels": c.channels,
+        "kernel_size": c.kernel_size,
+        "upsample_scales": list(c.strides),
+        "upsample_kernel_sizes": [2 * s for s in c.strides],
+        "resblock_kernel_sizes": list(c.block_kernels),
+        "resblock_dilations": [list(row) for row in c.block_dilations],
+        "groups": c.groups,
+        "bias": c.bias,
+        "use_additional_convs": c.additional_convs,
+        "use_weight_norm": c.weight_norm,
+        "nonlinear_activation": "LeakyReLU",
+        "nonlinear_activation_params": {"negative_slope": c.slope},
+        "stats": "stats.npy" if c.statistics else None,
+    }
+
+
+def _autoencoder_parameters(config: ModelConfig) -> dict[str, Any]:
     encoder, decoder, quantizer = config.encoder, config.decoder, config.quantizer
     if not isinstance(encoder, ConvEncoder) or not isinstance(decoder, ConvDecoder):
         raise AdjaxError(
             f"{config.name}: the published program has no {type(encoder).__name__} with {type(decoder).__name__}; "
-            "only a ConvEncoder with a ConvDecoder can be exported"
+            "only a ConvEncoder with a ConvDecoder or a Vocoder can be exported"
         )
     problems = [
         f"encoder.{name} and decoder.{name} differ, but the published program has one setting for both"
@@ -121,71 +238,4 @@ def config_text(config: ModelConfig) -> str:
     }
     if encoder.activate:
         parameters["use_weight_norm"] = encoder.weight_norm
-    document = {
-        "sampling_rate": config.sample_rate_hz,
-        "model_type": "symAudioDec",
-        "train_mode": "autoencoder",
-        "generator_params": parameters,
-    }
-    return yaml.safe_dump(document, sort_keys=True)
-
-
-def _load(path: Path) -> dict[Any, Any]:
-    import yaml
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise AdjaxError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) > _MAX_BYTES:
-        raise AdjaxError(f"{path}: has more than {_MAX_BYTES} bytes, which no model's configuration needs")
-    try:
-        document = yaml.safe_load(data)
-    except Exception as error:  # besides YAMLError its constructors let KeyError, IndexError and others through
-        place = f" at line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        raise AdjaxError(f"{path}: is not valid YAML{place}") from None
-    if not isinstance(document, dict):
-        raise AdjaxError(f"{path}: must be a mapping with model_type and generator_params")
-    return document
-
-
-class _Values:
-    """Typed look-ups that collect what is wrong, so that one message names it all."""
-
-    def __init__(self, values: dict[Any, Any]) -> None:
-        self.values = values
-        self.problems: list[str] = []
-
-    def integer(self, key: str, default: int) -> int:
-        value = self.values.get(key, default)
-        if _is_size(value):
-            return value
-        self.problems.append(f"{key} must be a whole number from 1 to {_MAX_INTEGER}")
-        return default
-
-    def integers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        value = self.values.get(key, default)
-        if isinstance(value, list | tuple) and 1 <= len(value) <= _MAX_BLOCKS and all(map(_is_size, value)):
-            return tuple(value)
-        self.problems.append(f"{key} must be a list of 1 to {_MAX_BLOCKS} whole numbers from 1 to {_MAX_INTEGER}")
-        return default
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key, default)
-        if isinstance(value, bool):
-            return value
-        self.problems.append(f"{key} must be true or false")
-        return default
-
-    def choice(self, key: str, *options: str) -> str:
-        value = self.values.get(key, options[0])
-        if isinstance(value, str) and value in options:
-            return value
-        shown = f" {value[:40]!r}" if isinstance(value, str) else ""
-        self.problems.append(f"{key}{shown} is not supported; it must be {' or '.join(options)}")
-        return options[0]
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_INTEGER
+    return parameters

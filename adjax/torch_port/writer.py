@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +22,8 @@ _STORAGE_NAMES = {dtype: name for name, dtype in STORAGES.items()}
 def write_checkpoint(path: Path, tree: dict[str, Any]) -> None:
     """Writes nested dicts, lists, tuples and scalars, with numpy arrays as tensors, to a zip checkpoint.
 
-    An OrderedDict stays one (state dicts are). The file is written beside its place and renamed.
+    An OrderedDict stays one (state dicts are), and so does a Counter (milestones). The file is written beside its place
+    and renamed.
     Raises AdjaxError where it cannot be written, TypeError for a value that a checkpoint cannot hold.
     """
     arrays: list[np.ndarray] = []
@@ -76,6 +77,8 @@ def _pickle(value: Any, arrays: list[np.ndarray]) -> bytes:
         return b"](" + b"".join(_pickle(item, arrays) for item in value) + b"e"
     if isinstance(value, dict):
         items = b"".join(_pickle(item, arrays) for pair in value.items() for item in pair)
+        if isinstance(value, Counter):
+            return b"ccollections\nCounter\n}(" + items + b"u\x85R"
         new = b"ccollections\nOrderedDict\n)R" if isinstance(value, OrderedDict) else b"}"
         return new + b"(" + items + b"u"
     raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")

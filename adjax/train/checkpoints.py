@@ -6,6 +6,7 @@ import errno
 import gc
 import hashlib
 import json
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -39,6 +40,9 @@ class Checkpoints:
         self._read_only = read_only
         if read_only and not self.directory.is_dir():
             raise AdjaxError(f"{self.directory}: no such folder of checkpoints")
+        if not read_only and jax.process_index() == 0:
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):  # Orbax keeps those killed at their start
+                shutil.rmtree(unfinished, ignore_errors=True)
         policies = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
             create=not read_only,

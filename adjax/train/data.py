@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ RESAMPLER_MARGIN_SAMPLES = 128  # at the lower of the two rates: a resampled spa
 UNKNOWN_FRAMES = 2**62  # libsndfile's length of a FLAC stream whose header has none is 2^63 - 1
 ATTEMPTS = 16  # unreadable crops in a row before the run stops: by then it is the disk, not a file
 
+Batch = np.ndarray | tuple[np.ndarray, np.ndarray]  # audio, or what the model hears and what it is to give
+
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ class Source:
     frames: int
     sample_rate_hz: int
     channels: int
+    noisy: Path | None = None  # the same with noise: a file of the same length, rate and channels
 
     def samples(self, sample_rate_hz: int) -> int:
         """Length in whole samples after resampling to `sample_rate_hz`."""
@@ -149,6 +152,45 @@ def _read_header(path: Path) -> Source | None:
     return None if info.frames >= UNKNOWN_FRAMES else Source(path, info.frames, info.samplerate, info.channels)
 
 
+def pair(sources: Sequence[Source], clean: Sequence[str | Path], noisy: Sequence[str | Path]) -> list[Source]:
+    """Each source, found below `clean`, with its counterpart below `noisy`.
+
+    `noisy` has a folder for each entry of `clean` (or one for all), in which a file has the path that its counterpart
+    has in the folder of `clean`, beside the list, or as a single file its name. Raises AdjaxError for what is missing
+    or is not equally long.
+    """
+    if len(noisy) not in (1, len(clean)):
+        raise AdjaxError(f"data.noisy has {len(noisy)} folders, but must have 1, or {len(clean)} as data.train")
+    for folder in map(Path, noisy):
+        if not folder.is_dir():
+            raise AdjaxError(f"data.noisy: {folder}: no such folder; it must hold a file for each one in data.train")
+    places: dict[Path, Path] = {}
+    for entry, folder in zip(map(Path, clean), list(map(Path, noisy)) * (len(clean) // len(noisy)), strict=True):
+        root = entry if entry.is_dir() else entry.parent
+        for path in find_audio([entry]):
+            places.setdefault(path, folder / (path.relative_to(root) if path.is_relative_to(root) else path.name))
+    return [_paired(source, places[source.path]) for source in sources]
+
+
+def _paired(source: Source, noisy: Path) -> Source:
+    if not noisy.is_file():
+        raise AdjaxError(f"data.noisy: {noisy}: no such file, but {source.path} needs its noisy version there")
+    found = _read_header(noisy)
+    if found is None:
+        raise AdjaxError(f"data.noisy: {noisy}: cannot be read as audio")
+    for what, theirs, ours in (
+        ("samples", found.frames, source.frames),
+        ("Hz", found.sample_rate_hz, source.sample_rate_hz),
+        ("channels", found.channels, source.channels),
+    ):
+        if theirs != ours:
+            raise AdjaxError(
+                f"data.noisy: {noisy} has {theirs} {what}, but {source.path} has {ours}; pairs must be equally long "
+                "and of one format"
+            )
+    return replace(source, noisy=noisy)
+
+
 # ---------------------------------------------------------------------------------------------------------- crops
 
 
@@ -160,9 +202,14 @@ def crops(
     channels: int,
     seed: int,
     shard: tuple[int, int] = (0, 1),
+    noise: Sequence[Source] = (),
     on_unreadable: Callable[[Path], None] | None = None,
 ) -> grain.MapDataset[Any]:
     """A dataset whose element k is batch k: float32[batch_size / hosts, context + crop, channels], at the model's rate.
+
+    With paired sources, or with `noise` (files longer than context and crop), it is a pair of such: what the model
+    hears, and the clean audio. Noise is a random crop of a random file, at a signal-to-noise ratio uniform in
+    `data.snr_db`, over the crop with its context.
 
     `shard` is (host, number of hosts). Host h holds rows h*b to (h+1)*b - 1 of the global batch, so the hosts' batches
     in order are the batch of a single host, and batch k depends on `seed` and k alone. Each file gives one crop an
@@ -180,13 +227,16 @@ def crops(
     rows = data.batch_size // hosts
     seed = seed % 2**32
 
-    def crop(row: tuple[int, int]) -> np.ndarray:
+    def crop(row: tuple[int, int]) -> list[np.ndarray]:
         position, index = row
         rng = np.random.default_rng((seed, position))
         for _ in range(ATTEMPTS):
             source = sources[index]
             try:
-                return _draw_crop(rng, source, data, sample_rate_hz, channels)
+                clean = _draw_crop(rng, source, data, sample_rate_hz, channels)
+                if source.noisy is not None or not noise:
+                    return clean
+                return [_with_noise(rng, clean[0], noise, data, sample_rate_hz, channels), clean[0]]
             except (soundfile.LibsndfileError, OSError, _Damaged) as error:
                 _log.warning("%s cannot be read any more and is left out of this batch: %s", source.path, error)
                 if on_unreadable:
@@ -198,10 +248,20 @@ def crops(
     rows_of_all_hosts = grain.MapDataset.source(range(len(sources))).seed(seed).shuffle().repeat()
     numbered = rows_of_all_hosts.map_with_index(lambda position, index: (position, index))
     batched = numbered.batch(data.batch_size, drop_remainder=True, batch_fn=list)
-    return batched.map(lambda batch: np.stack([crop(row) for row in batch[host * rows : (host + 1) * rows]]))
+
+    def stacked(batch: list[tuple[int, int]]) -> Batch:
+        columns = [np.stack(c) for c in zip(*map(crop, batch[host * rows : (host + 1) * rows]), strict=True)]
+        return columns[0] if len(columns) == 1 else (columns[0], columns[1])
+
+    return batched.map(stacked)
 
 
-def batches(dataset: grain.MapDataset[Any], start_step: int = 0, threads: int | None = None) -> Iterator[np.ndarray]:
+def heard(batch: Batch) -> np.ndarray:
+    """The part of a batch that the model hears."""
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
+def batches(dataset: grain.MapDataset[Any], start_step: int = 0, threads: int | None = None) -> Iterator[Batch]:
     """The batches of `dataset` from number `start_step` on, read ahead by `threads` (None: one a core, at most 8).
 
     Order and content do not depend on the number of threads; 0 reads in the calling thread. The iterator's `close`
@@ -220,18 +280,48 @@ class _Damaged(Exception):
     """A file that opens but does not hold what its header promised."""
 
 
-def _draw_crop(rng: np.random.Generator, source: Source, data: Data, sample_rate_hz: int, channels: int) -> np.ndarray:
-    """One random crop of `source` with its context and gain: float32[context + crop, channels]."""
+def _draw_crop(
+    rng: np.random.Generator, source: Source, data: Data, sample_rate_hz: int, channels: int
+) -> list[np.ndarray]:
+    """A random crop of `source` with context and gain, float32[context + crop, channels]; the noisy one first."""
     start = int(rng.integers(source.samples(sample_rate_hz) - data.crop_samples + 1))
     channel = int(rng.integers(source.channels)) if channels == 1 else None
-    gain = 10.0 ** (rng.uniform(*data.gain_db) / 20)
+    gain = np.float32(10.0 ** (rng.uniform(*data.gain_db) / 20))
     context = min(start, data.context_samples)
-    audio = _read_span(source, start - context, context + data.crop_samples, sample_rate_hz)
+    padding = ((data.context_samples - context, 0), (0, 0))
+    crops = []
+    for path in (source.path,) if source.noisy is None else (source.noisy, source.path):
+        span = replace(source, path=path)
+        audio = _finite_span(span, start - context, context + data.crop_samples, sample_rate_hz, channel)
+        crops.append(np.pad(audio, padding) * gain)
+    return crops
+
+
+def _with_noise(
+    rng: np.random.Generator,
+    clean: np.ndarray,
+    noise: Sequence[Source],
+    data: Data,
+    sample_rate_hz: int,
+    channels: int,
+) -> np.ndarray:
+    """A clean crop [samples, channels] with a random crop of a random file of noise at a random ratio."""
+    source = noise[int(rng.integers(len(noise)))]
+    start = int(rng.integers(source.samples(sample_rate_hz) - len(clean) + 1))
+    channel = int(rng.integers(source.channels)) if channels == 1 else None
+    snr_db = rng.uniform(*data.snr_db)
+    added = _finite_span(source, start, len(clean), sample_rate_hz, channel)
+    power, noise_power = (np.mean(np.square(x, dtype=np.float64)) for x in (clean, added))
+    gain = math.sqrt(power / max(noise_power, 1e-20) * 10.0 ** (-snr_db / 10)) if noise_power else 0.0
+    return clean + added * np.float32(gain)
+
+
+def _finite_span(source: Source, start: int, samples: int, sample_rate_hz: int, channel: int | None) -> np.ndarray:
+    """As `_read_span`, of one channel or of all (None), and certain to be numbers."""
+    audio = _read_span(source, start, samples, sample_rate_hz)
     if not np.isfinite(audio).all():
         raise _Damaged("it holds samples that are not finite")
-    if channel is not None:
-        audio = audio[:, channel : channel + 1]
-    return np.pad(audio, ((data.context_samples - context, 0), (0, 0))) * np.float32(gain)
+    return audio if channel is None else audio[:, channel : channel + 1]
 
 
 def _read_span(source: Source, start: int, samples: int, sample_rate_hz: int) -> np.ndarray:

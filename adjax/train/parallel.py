@@ -52,7 +52,7 @@ class Backend(NamedTuple):
 
     step: Step
     put_state: Callable[[Tree], Tree]  # one logical copy to the devices
-    put_batch: Callable[[np.ndarray], Array]  # this host's share of the batch [local batch, ...]
+    put_batch: Callable[[Tree], Tree]  # this host's share of a batch: arrays [local batch, ...]
     get: Callable[[Tree], Tree]  # one logical copy of a state or of metrics
 
 
@@ -83,8 +83,8 @@ def _pmap(step: Step, devices: list[Device]) -> Backend:
     def put_state(state: Tree) -> Tree:
         return jax.tree.map(lambda x: jax.device_put(np.stack([np.asarray(x)] * len(local)), sharding), state)
 
-    def put_batch(batch: np.ndarray) -> Array:
-        return jax.device_put(batch.reshape(len(local), -1, *batch.shape[1:]), sharding)
+    def put_batch(batch: Tree) -> Tree:
+        return jax.tree.map(lambda x: jax.device_put(x.reshape(len(local), -1, *x.shape[1:]), sharding), batch)
 
     run = jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=0)
     return Backend(run, put_state, put_batch, lambda tree: jax.tree.map(lambda x: x.addressable_data(0)[0], tree))
@@ -97,6 +97,6 @@ def _shard_map(step: Step, devices: list[Device]) -> Backend:
     return Backend(
         jax.jit(mapped, donate_argnums=0),
         lambda state: jax.tree.map(lambda x: jax.device_put(np.asarray(x), replicated), state),
-        lambda batch: jax.make_array_from_process_local_data(sharded, batch),
+        lambda batch: jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharded, x), batch),
         lambda tree: jax.tree.map(lambda x: x.addressable_data(0), tree),
     )

@@ -1,0 +1,168 @@
+"""Configurations of training runs: losses, optimizers, data, schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from adjax.config.discriminators import Discriminators
+from adjax.config.model import ModelConfig
+from adjax.strict_json import require
+
+PARTS = ("encoder", "projector", "quantizer", "decoder")
+Part = Literal["encoder", "projector", "quantizer", "decoder"]
+
+
+@dataclass(frozen=True)
+class Mel:
+    """Log-mel distances over several STFT resolutions (AudioDec's mel loss; own models use `density`)."""
+
+    fft_sizes: tuple[int, ...] = (2048,)
+    hop_samples: tuple[int, ...] = (300,)
+    win_lengths: tuple[int, ...] = (2048,)
+    bands: tuple[int, ...] = (80,)
+    fmin_hz: float = 0.0
+    fmax_hz: float | None = None  # half the sample rate
+    log_base: float | None = None  # None: natural
+    density: bool = False  # amplitude over the window's norm, unit-sum filters, ln(mel + 1e-5): levels comparable
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.fft_sizes), len(self.hop_samples), len(self.win_lengths), len(self.bands)}
+        require(len(lengths) == 1, "mel: fft_sizes, hop_samples, win_lengths and bands need one entry a resolution")
+
+
+@dataclass(frozen=True)
+class Stft:
+    """Spectral convergence and log-magnitude distances over several STFT resolutions."""
+
+    fft_sizes: tuple[int, ...] = (1024, 2048, 512)
+    hop_samples: tuple[int, ...] = (120, 240, 50)
+    win_lengths: tuple[int, ...] = (600, 1200, 240)
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.fft_sizes), len(self.hop_samples), len(self.win_lengths)}
+        require(len(lengths) == 1, "stft: fft_sizes, hop_samples and win_lengths need one entry a resolution")
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """SoundStream's multi-scale spectral reconstruction loss (equations 4 and 5): mel spectra at window lengths s."""
+
+    win_lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    bands: int = 64
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.win_lengths) and all(w > 0 and w % 4 == 0 for w in self.win_lengths),
+            "spectral.win_lengths must be multiples of 4",
+        )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of the metric losses (0: left out) and their settings."""
+
+    mel: Mel = Mel()
+    mel_weight: float = 45.0
+    stft: Stft = Stft()
+    stft_weight: float = 0.0
+    shape_windows: tuple[int, ...] = (300,)
+    shape_weight: float = 0.0
+    spectral: Spectral = Spectral()
+    spectral_weight: float = 0.0
+    vq_weight: float = 1.0
+    complex_weight: float = 0.0  # compressed complex STFT
+    complex_below_hz: float | None = None
+    error_weight: float = 0.0  # noise-to-signal ratio in dB, per crop
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam with a learning-rate schedule that advances once an update."""
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.9)
+    epsilon: float = 1e-8
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    warmup_steps: int = 0
+    final_share: float = 0.0  # cosine: the learning rate ends at this share
+    milestones: tuple[int, ...] = ()  # steps: the rate is multiplied by `gamma` at each
+    gamma: float = 0.5
+    clip_norm: float = 0.0  # 0: no clipping
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Discriminators, their losses and their optimizer, and what the generator trains against them."""
+
+    start_step: int = 0  # discriminators are trained, and enter the generator's loss, from this step on
+    discriminators: Discriminators = field(default_factory=Discriminators)
+    optimizer: Optimizer = Optimizer(
+        learning_rate=2e-4, schedule="steps", milestones=(200_000, 400_000, 600_000, 800_000)
+    )
+    trained: tuple[Part, ...] = PARTS  # the parts of the generator trained from `start_step` on
+    loss: Literal["mse", "hinge"] = "mse"
+    weight: float = 1.0  # of adversarial and feature-matching loss together
+    feature_weight: float = 2.0  # of the feature-matching loss within
+    average_by_discriminators: bool = False  # adversarial losses, the generator's and the discriminators'
+    feature_average_by_layers: bool = False
+    feature_average_by_discriminators: bool = False
+    feature_final_outputs: bool = False  # the scores too are matched
+
+    def __post_init__(self) -> None:
+        require(self.start_step >= 0, "adversarial.start_step must not be negative")
+        require(bool(self.trained), "adversarial.trained must name a part")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where crops come from and what they look like."""
+
+    train: tuple[str, ...] = ()  # folders, audio files or lists of files (.txt)
+    validation: tuple[str, ...] = ()
+    batch_size: int = 16  # over all devices and hosts
+    crop_samples: int = 9600
+    context_samples: int = 0  # real samples before the crop: fed to the model, left out of every loss and statistic
+    gain_db: tuple[float, float] = (0.0, 0.0)  # uniform random gain
+    noisy: tuple[str, ...] = ()  # folders paired with `train`: the model hears these files, the losses see those
+    noisy_validation: tuple[str, ...] = ()  # likewise with `validation`, else clean or with `noise`
+    noise: tuple[str, ...] = ()  # or noise that is mixed into what the model hears
+    snr_db: tuple[float, float] = (0.0, 20.0)  # of that mixture, uniform
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0 and self.crop_samples > 0, "data.batch_size and data.crop_samples must be positive")
+        require(self.context_samples >= 0, "data.context_samples must not be negative")
+        require(not (self.noisy and self.noise), "data.noisy and data.noise exclude each other")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training run."""
+
+    model: ModelConfig
+    data: Data = Data()
+    losses: Losses = Losses()
+    optimizer: Optimizer = Optimizer()
+    trained: tuple[Part, ...] = PARTS  # the parts trained before the adversarial start
+    generator_start_step: int = 0  # the generator is left as it is before this step
+    adversarial: Adversarial | None = None  # None: metric losses only
+    steps: int = 200_000
+    seed: int = 0
+    init_from: str = ""  # model folder; parts of the model that are configured as there start from its weights
+    statistics: str = ""  # file of the latents' mean and deviation for a vocoder, as `adjax statistics` writes it
+    parallel: Literal["auto", "jit", "pmap", "shard_map"] = "auto"  # auto: jit for one device, pmap for several
+    log_every: int = 100
+    evaluate_every: int = 1000
+    save_every: int = 1000
+    keep_every: int = 100_000
+
+    def __post_init__(self) -> None:
+        hop = self.model.hop_samples
+        require(self.data.crop_samples % hop == 0, f"data.crop_samples must be a whole number of hops ({hop} samples)")
+        require(
+            self.data.context_samples % hop == 0, f"data.context_samples must be a whole number of hops ({hop} samples)"
+        )
+        require(self.steps > self.optimizer.warmup_steps, "steps must be more than optimizer.warmup_steps")
+        require(bool(self.trained), "trained must name a part")
+        require(self.generator_start_step >= 0, "generator_start_step must not be negative")
+        require(min(self.log_every, self.evaluate_every, self.save_every) > 0, "intervals must be positive")

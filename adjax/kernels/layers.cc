@@ -1,0 +1,337 @@
+// The layers of a streaming convolutional network on a CPU, float32. A convolution:
+//
+//   y[b, t, :] = bias + residual[b, t, :] + sum over taps k of w[k]^T in[b, t * stride + k * dilation, :]
+//
+// where `in` is the context of earlier frames followed by activation(x), and the last frames of `in` are the next
+// context. The convolution is direct: sixteen outputs of up to six frames stay in registers while the loop runs over
+// taps and input channels, so every weight that is loaded serves six frames. Weights come packed as
+// [ceil(out / 16), taps, in, 16], padded with zeros. Each sum runs in one order, whatever the chunk and the batch.
+//
+// Work is cut into tasks that threads of XLA's pool claim one by one from a counter. The caller claims too, so it never
+// waits for a thread that has not started.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+constexpr int64_t kLanes = 16;             // outputs of a block of weights
+constexpr int64_t kRows = 6;               // frames in registers
+constexpr double kWorthSharing = 2e6;      // operations; fewer are done before another thread wakes up
+constexpr int64_t kStagedAtOnce = 1 << 13; // input values of a task
+typedef float Vector __attribute__((vector_size(32), aligned(4)));
+
+inline Vector Load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline void Store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
+
+enum Activation : int64_t { kNone = 0, kElu = 1, kLeaky = 2 };
+
+// exp(x) - 1 for x <= 0 by 2^n * polynomial(r), x = n ln 2 + r (Cephes' coefficients); error below 2e-7.
+inline float ExpMinusOne(float x) {
+  x = std::max(x, -87.0f);
+  const float n = __builtin_floorf(x * 1.44269504f + 0.5f);
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float fraction = p * r * r + r + 1.0f;
+  const int32_t exponent = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &exponent, sizeof power);
+  return fraction * power - 1.0f;
+}
+
+// Not inlined: there `restrict` is forgotten, and with it the vector instructions.
+__attribute__((noinline)) void Activate(const float* __restrict x, float* __restrict y, int64_t n, int64_t activation, float slope) {
+  if (activation == kElu) {
+    for (int64_t i = 0; i < n; i++) {
+      const float negative = ExpMinusOne(std::min(x[i], 0.0f));
+      y[i] = x[i] > 0.0f ? x[i] : (x[i] == x[i] ? negative : x[i]);
+    }
+  } else if (activation == kLeaky) {
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] >= 0.0f ? x[i] : x[i] * slope;
+  } else {
+    std::memcpy(y, x, n * sizeof(float));
+  }
+}
+
+struct Layer {
+  const float *x, *context, *w, *bias, *residual;
+  float *y, *staged;
+  int64_t batch, time, earlier, in, frames, out, taps, stride, dilation, activation;
+  float slope;
+
+  int64_t staged_size() const { return (earlier + time) * in; }
+
+  template <int R>
+  inline __attribute__((always_inline)) void Tile(const float* from, const float* weights, const float* start,
+                                                  const float* added, float* to, int64_t lanes) const {
+    Vector sum[R][2];
+    for (int r = 0; r < R; r++) {
+      sum[r][0] = Load(start);
+      sum[r][1] = Load(start + 8);
+    }
+    if (added != nullptr) {
+      for (int r = 0; r < R; r++) {
+        float row[kLanes] = {0};
+        std::memcpy(row, added + r * out, (lanes == kLanes ? kLanes : lanes) * sizeof(float));
+        sum[r][0] += Load(row);
+        sum[r][1] += Load(row + 8);
+      }
+    }
+    const int64_t row = stride * in;
+    for (int64_t k = 0; k < taps; k++) {
+      const float* tap = from + k * dilation * in;
+      for (int64_t c = 0; c < in; c++, weights += kLanes) {
+        const Vector low = Load(weights), high = Load(weights + 8);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+          const float value = tap[r * row + c];
+          sum[r][0] += value * low;
+          sum[r][1] += value * high;
+        }
+      }
+    }
+    for (int r = 0; r < R; r++) {
+      if (lanes == kLanes) {
+        Store(to + r * out, sum[r][0]);
+        Store(to + r * out + 8, sum[r][1]);
+      } else {
+        float row[kLanes];
+        Store(row, sum[r][0]);
+        Store(row + 8, sum[r][1]);
+        std::memcpy(to + r * out, row, lanes * sizeof(float));
+      }
+    }
+  }
+
+  // Frames [first, last) of one block of outputs of one item of the batch.
+  void Convolve(int64_t item, int64_t block, int64_t first, int64_t last) const {
+    const int64_t lanes = std::min(kLanes, out - block * kLanes);
+    float start[kLanes] = {0};
+    if (bias != nullptr) std::memcpy(start, bias + block * kLanes, lanes * sizeof(float));
+    const float* weights = w + block * taps * in * kLanes;
+    const float* input = staged + item * staged_size();
+    for (int64_t t = first; t < last;) {
+      const int64_t at = (item * frames + t) * out + block * kLanes, left = last - t;
+      const float *from = input + t * stride * in, *added = residual == nullptr ? nullptr : residual + at;
+      // Ten frames as 5 + 5 rather than 6 + 4.
+      const int64_t rows = left >= 2 * kRows || left <= kRows ? std::min(kRows, left) : (left + 1) / 2;
+      switch (rows) {
+        case 6: Tile<6>(from, weights, start, added, y + at, lanes); break;
+        case 5: Tile<5>(from, weights, start, added, y + at, lanes); break;
+        case 4: Tile<4>(from, weights, start, added, y + at, lanes); break;
+        case 3: Tile<3>(from, weights, start, added, y + at, lanes); break;
+        case 2: Tile<2>(from, weights, start, added, y + at, lanes); break;
+        default: Tile<1>(from, weights, start, added, y + at, lanes);
+      }
+      t += rows;
+    }
+  }
+
+  // A part of the activated input, behind the context.
+  void Stage(int64_t item, int64_t first, int64_t last) const {
+    float* to = staged + item * staged_size();
+    if (first == 0) std::memcpy(to, context + item * earlier * in, earlier * in * sizeof(float));
+    Activate(x + item * time * in + first, to + earlier * in + first, last - first, activation, slope);
+  }
+};
+
+// The tasks of a layer: all staging, then all convolution.
+struct Work {
+  Layer layer;
+  int64_t parts, spans, span, blocks, stages, tasks;
+  std::atomic<int64_t> next{0}, staged{0}, done{0};
+
+  void Run() {
+    for (int64_t i; (i = next.fetch_add(1)) < stages + tasks;) {
+      if (i < stages) {
+        const int64_t size = layer.time * layer.in, first = i % parts * kStagedAtOnce;
+        layer.Stage(i / parts, first, std::min(size, first + kStagedAtOnce));
+        staged.fetch_add(1, std::memory_order_release);
+        continue;
+      }
+      while (staged.load(std::memory_order_acquire) < stages) std::this_thread::yield();
+      const int64_t task = i - stages, first = task / blocks % spans * span;
+      layer.Convolve(task / blocks / spans, task % blocks, first, std::min(layer.frames, first + span));
+      done.fetch_add(1, std::memory_order_release);
+    }
+  }
+};
+
+ffi::Error Conv(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> context,
+                ffi::Buffer<ffi::F32> w, ffi::Buffer<ffi::F32> bias, ffi::Buffer<ffi::F32> residual,
+                ffi::ResultBuffer<ffi::F32> y, ffi::ResultBuffer<ffi::F32> next_context, int64_t stride,
+                int64_t dilation, int64_t activation, float slope) {
+  const auto xs = x.dimensions(), cs = context.dimensions(), ws = w.dimensions(), ys = y->dimensions();
+  if (xs.size() != 3 || cs.size() != 3 || ws.size() != 4 || ys.size() != 3 || stride < 1 || dilation < 1) {
+    return ffi::Error::InvalidArgument("x, context and y must have 3 dimensions, packed weights 4");
+  }
+  auto work = std::make_shared<Work>();
+  Layer& s = work->layer;
+  const int64_t biases = bias.element_count(), added = residual.element_count();
+  s = {x.typed_data(), context.typed_data(), w.typed_data(), biases ? bias.typed_data() : nullptr,
+       added ? residual.typed_data() : nullptr, y->typed_data(), nullptr, xs[0], xs[1], cs[1], xs[2], ys[1], ys[2],
+       ws[1], stride, dilation, activation, slope};
+  const int64_t reach = s.frames > 0 ? (s.frames - 1) * stride + (s.taps - 1) * dilation + 1 : 0;
+  if (ws[2] != s.in || ws[3] != kLanes || ws[0] != (s.out + kLanes - 1) / kLanes || ys[0] != s.batch ||
+      cs[0] != s.batch || cs[2] != s.in || (biases && biases != s.out) || (added && added != y->element_count()) ||
+      next_context->element_count() != context.element_count() || reach > s.earlier + s.time) {
+    return ffi::Error::InvalidArgument("the shapes of a convolution do not fit each other");
+  }
+  if (s.earlier == 0 && activation == kNone) {
+    s.staged = const_cast<float*>(s.x);  // only read
+  } else {
+    thread_local std::vector<float> buffer;  // kept: fresh memory costs as much as the arithmetic
+    if (buffer.size() < static_cast<size_t>(s.batch * s.staged_size())) buffer.resize(s.batch * s.staged_size());
+    s.staged = buffer.data();
+    work->parts = std::max<int64_t>(1, (s.time * s.in + kStagedAtOnce - 1) / kStagedAtOnce);
+    work->stages = s.batch * work->parts;
+  }
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  work->blocks = ws[0];
+  work->span = s.frames;
+  if (s.batch * work->blocks < 4 * threads) {  // too few blocks to share out: cut time too
+    const int64_t cuts = (4 * threads + s.batch * work->blocks - 1) / (s.batch * work->blocks);
+    work->span = (s.frames / cuts + kRows - 1) / kRows * kRows;
+  }
+  work->span = std::max(work->span, kRows);
+  work->spans = (s.frames + work->span - 1) / work->span;
+  work->tasks = s.batch * work->blocks * work->spans;
+  const double operations = 2.0 * s.batch * s.frames * s.out * s.taps * s.in;
+  const int64_t helpers = operations < kWorthSharing ? 0 : std::min(threads, work->tasks) - 1;
+  for (int64_t i = 0; i < helpers; i++) pool.Schedule([work] { work->Run(); });
+  work->Run();
+  while (work->done.load(std::memory_order_acquire) < work->tasks) std::this_thread::yield();
+  for (int64_t b = 0; b < s.batch; b++) {
+    std::memcpy(next_context->typed_data() + b * s.earlier * s.in, s.staged + b * s.staged_size() + s.time * s.in,
+                s.earlier * s.in * sizeof(float));
+  }
+  return ffi::Error::Success();
+}
+
+// Residual vector quantization: codes[b, f, :] of x[b, f, :], stage by stage. Codebooks come packed as
+// [stages, size / 16, dim, 16], with the squared norm of every code, infinite where the last block is padded.
+
+constexpr int64_t kFrames = 4;  // frames that share a code vector in registers
+typedef int32_t Integers __attribute__((vector_size(32)));
+
+template <int F>
+inline __attribute__((always_inline)) void Search(const float* residuals, const float* codes, const float* norms,
+                                                  int64_t blocks, int64_t dim, int32_t* best) {
+  float square[F];
+  Vector least[F][2];
+  Integers where[F][2];
+  for (int f = 0; f < F; f++) {
+    square[f] = 0;
+    for (int64_t d = 0; d < dim; d++) square[f] += residuals[f * dim + d] * residuals[f * dim + d];
+    least[f][0] = least[f][1] = Vector{} + std::numeric_limits<float>::infinity();
+    where[f][0] = where[f][1] = Integers{};
+  }
+  for (int64_t block = 0; block < blocks; block++) {
+    Vector dot[F][2] = {};
+    for (int64_t d = 0; d < dim; d++, codes += kLanes) {
+      const Vector low = Load(codes), high = Load(codes + 8);
+#pragma GCC unroll 4
+      for (int f = 0; f < F; f++) {
+        dot[f][0] += residuals[f * dim + d] * low;
+        dot[f][1] += residuals[f * dim + d] * high;
+      }
+    }
+    for (int f = 0; f < F; f++) {
+      for (int half = 0; half < 2; half++) {
+        const Vector distance = (square[f] - 2.0f * dot[f][half]) + Load(norms + block * kLanes + 8 * half);
+        const Integers closer = distance < least[f][half];
+        least[f][half] = closer ? distance : least[f][half];
+        where[f][half] = closer ? Integers{} + static_cast<int32_t>(block) : where[f][half];
+      }
+    }
+  }
+  for (int f = 0; f < F; f++) {
+    float distance = std::numeric_limits<float>::infinity();
+    int32_t code = 0;
+    for (int lane = 0; lane < kLanes; lane++) {
+      const float candidate = least[f][lane / 8][lane % 8];
+      const int32_t index = where[f][lane / 8][lane % 8] * static_cast<int32_t>(kLanes) + lane;
+      if (candidate < distance || (candidate == distance && index < code)) {  // the first of equals wins
+        distance = candidate;
+        code = index;
+      }
+    }
+    best[f] = code;
+  }
+}
+
+ffi::Error Quantize(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed, ffi::Buffer<ffi::F32> norms,
+                    ffi::ResultBuffer<ffi::S32> y) {
+  const auto xs = x.dimensions(), ps = packed.dimensions(), ns = norms.dimensions(), ys = y->dimensions();
+  if (xs.size() != 3 || ps.size() != 4 || ns.size() != 2 || ys.size() != 3 || ps[2] != xs[2] || ps[3] != kLanes ||
+      ns[0] != ps[0] || ns[1] != ps[1] * kLanes || ys[0] != xs[0] || ys[1] != xs[1] || ys[2] != ps[0]) {
+    return ffi::Error::InvalidArgument("the shapes of a quantizer do not fit each other");
+  }
+  const int64_t frames = xs[0] * xs[1], dim = xs[2], stages = ps[0], blocks = ps[1];
+  thread_local std::vector<float> residuals;
+  residuals.assign(x.typed_data(), x.typed_data() + frames * dim);
+  for (int64_t stage = 0; stage < stages; stage++) {
+    const float* codes = packed.typed_data() + stage * blocks * dim * kLanes;
+    const float* squares = norms.typed_data() + stage * blocks * kLanes;
+    for (int64_t f = 0; f < frames; f += kFrames) {
+      float* rows = residuals.data() + f * dim;
+      const int64_t count = std::min(kFrames, frames - f);
+      int32_t best[kFrames];
+      switch (count) {
+        case 4: Search<4>(rows, codes, squares, blocks, dim, best); break;
+        case 3: Search<3>(rows, codes, squares, blocks, dim, best); break;
+        case 2: Search<2>(rows, codes, squares, blocks, dim, best); break;
+        default: Search<1>(rows, codes, squares, blocks, dim, best);
+      }
+      for (int64_t k = 0; k < count; k++) {
+        y->typed_data()[(f + k) * stages + stage] = best[k];
+        const float* code = codes + best[k] / kLanes * dim * kLanes + best[k] % kLanes;
+        for (int64_t d = 0; d < dim; d++) {
+          float& r = rows[k * dim + d];
+          const float output = r + (code[d * kLanes] - r);  // rounded as the straight-through output is
+          r -= output;
+        }
+      }
+    }
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AdjaxConv, Conv,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("dilation")
+                                  .Attr<int64_t>("activation")
+                                  .Attr<float>("slope"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AdjaxQuantize, Quantize,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>());
