@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -69,7 +69,7 @@ def pesq_wb(reference: np.ndarray, decoded: np.ndarray, sample_rate_hz: int) -> 
 
     None without the `pesq` package, and where it finds no speech or too little of it in either signal.
     """
-    pesq = _optional("pesq")
+    pesq = optional_package("pesq")
     if pesq is None:
         return None
     natural, coded = _perceptual(reference, decoded, sample_rate_hz)
@@ -86,7 +86,7 @@ def stoi(reference: np.ndarray, decoded: np.ndarray, sample_rate_hz: int) -> flo
 
     None without the `pystoi` package, and where it finds too little speech (30 frames of 25.6 ms, half overlapping).
     """
-    pystoi = _optional("pystoi")
+    pystoi = optional_package("pystoi")
     if pystoi is None:
         return None
     natural, coded = _perceptual(reference, decoded, sample_rate_hz)
@@ -108,18 +108,28 @@ def quality(reference: np.ndarray, decoded: np.ndarray, sample_rate_hz: int) -> 
     reference, decoded = np.atleast_2d(np.asarray(reference).T), np.atleast_2d(np.asarray(decoded).T)
     if reference.shape != decoded.shape:
         raise AdjaxError(f"quality: {reference.shape[::-1]} and {decoded.shape[::-1]} samples cannot be compared")
-    rows = []
-    for a, b in zip(reference, decoded, strict=True):
-        row = {
-            "pesq_wb": pesq_wb(a, b, sample_rate_hz),
-            "stoi": stoi(a, b, sample_rate_hz),
-            "log_spectral_distance": log_spectral_distance(a, b),
-            "mel_distance": mel_distance(a, b, sample_rate_hz),
-            "si_sdr_db": si_sdr_db(a, b) if np.any(a) else None,
-        }
-        rows.append({name: value for name, value in row.items() if value is not None})
-    shared = [name for name in rows[0] if all(name in row for row in rows)]
-    return {name: sum(row[name] for row in rows) / len(rows) for name in shared}
+    return mean_over_channels(
+        [
+            {
+                "pesq_wb": pesq_wb(a, b, sample_rate_hz),
+                "stoi": stoi(a, b, sample_rate_hz),
+                "log_spectral_distance": log_spectral_distance(a, b),
+                "mel_distance": mel_distance(a, b, sample_rate_hz),
+                "si_sdr_db": si_sdr_db(a, b) if np.any(a) else None,
+            }
+            for a, b in zip(reference, decoded, strict=True)
+        ]
+    )
+
+
+def mean_over_channels(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Means, by metric, of a row for each channel; metrics that some channel has no value of are left out."""
+    means = {}
+    for name in rows[0]:
+        values = [value for row in rows if (value := row.get(name)) is not None]
+        if len(values) == len(rows):
+            means[name] = sum(values) / len(values)
+    return means
 
 
 def amplitudes(audio: np.ndarray, fft_size: int = FFT_SIZE, hop_samples: int = HOP_SAMPLES) -> np.ndarray:
@@ -160,9 +170,12 @@ def _perceptual(reference: np.ndarray, decoded: np.ndarray, sample_rate_hz: int)
     return first, second
 
 
-def _optional(package: str) -> ModuleType | None:
+def optional_package(name: str) -> ModuleType | None:
+    """A package of the `evaluation` extra; None where it, or what it needs itself, is not installed."""
     try:
-        return import_module(package)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pyworld's of pkg_resources
+            return import_module(name)
     except ImportError:
         return None
 
@@ -170,7 +183,9 @@ def _optional(package: str) -> ModuleType | None:
 __all__ = [
     "amplitudes",
     "log_spectral_distance",
+    "mean_over_channels",
     "mel_distance",
+    "optional_package",
     "pesq_wb",
     "quality",
     "si_sdr_db",

@@ -24,16 +24,14 @@ def spectrograms(panels: Mapping[str, np.ndarray], sample_rate_hz: int) -> Image
 
     All panels share the level of the loudest point of the first, 0 dB, and the range RANGE_DB below it.
     """
-    levels = {
-        title: 20 * np.log10(np.maximum(_resized(signal, sample_rate_hz), 1e-12)) for title, signal in panels.items()
-    }
-    top = max(float(next(iter(levels.values())).max()), -120.0)
+    levels = {title: levels_db(signal, sample_rate_hz) for title, signal in panels.items()}
+    top = peak_db(next(iter(levels.values())))
     height = _TOP + len(panels) * (_HEIGHT + _GAP) - _GAP + _BOTTOM
     image = Image.new("RGB", (_LEFT + _WIDTH + _RIGHT, height), _PAPER)
     draw, font, bold = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(18)
     y = _TOP
     for title, level in levels.items():
-        image.paste(Image.fromarray(_colours(1 + (level - top) / RANGE_DB)), (_LEFT, y))
+        image.paste(coloured(level, top), (_LEFT, y))
         draw.rectangle((_LEFT - 1, y - 1, _LEFT + _WIDTH, y + _HEIGHT), outline=_INK)
         draw.text((_LEFT, y - 8), title, _INK, bold, anchor="ls")
         nyquist = sample_rate_hz / 2000
@@ -54,6 +52,21 @@ def spectrograms(panels: Mapping[str, np.ndarray], sample_rate_hz: int) -> Image
     return image
 
 
+def levels_db(signal: np.ndarray, sample_rate_hz: int, width: int = _WIDTH, height: int = _HEIGHT) -> np.ndarray:
+    """Levels float64[height, width] in dB of float[samples]: all its time across, high frequencies first."""
+    return 20 * np.log10(np.maximum(_resized(signal, sample_rate_hz, width, height), 1e-12))
+
+
+def peak_db(levels: np.ndarray) -> float:
+    """The level of the loudest point, for silence -120 dB."""
+    return max(float(levels.max()), -120.0)
+
+
+def coloured(levels: np.ndarray, top_db: float) -> Image.Image:
+    """The picture of `levels_db`, RANGE_DB down from `top_db`, without axes."""
+    return Image.fromarray(_colours(1 + (levels - top_db) / RANGE_DB))
+
+
 def _legend(image: Image.Image, draw: ImageDraw.ImageDraw, font: Font, bottom: int) -> None:
     x = _LEFT + _WIDTH + 24
     ramp = np.linspace(1, 0, bottom - _TOP)[:, None].repeat(_BAR, axis=1)
@@ -66,13 +79,13 @@ def _legend(image: Image.Image, draw: ImageDraw.ImageDraw, font: Font, bottom: i
     draw.text((x + _BAR / 2, _TOP - 8), "dB", _INK, font, anchor="ms")
 
 
-def _resized(signal: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Amplitudes [_HEIGHT, _WIDTH], high frequencies first: a frame a column, power means over the bins of a row."""
+def _resized(signal: np.ndarray, sample_rate_hz: int, width: int, height: int) -> np.ndarray:
+    """Amplitudes [height, width], high frequencies first: a frame a column, power means over the bins of a row."""
     size = 2048 if sample_rate_hz > 32000 else 1024  # about 50 ms, but more bins than rows
-    centres = (np.arange(_WIDTH) + 0.5) * len(signal) / _WIDTH
+    centres = (np.arange(width) + 0.5) * len(signal) / width
     padded = np.pad(np.asarray(signal, np.float64), size)
     columns = np.stack([amplitudes(padded[c + size // 2 :][:size], size)[0] for c in centres.astype(int)], axis=1)
-    edges = np.linspace(0, len(columns), _HEIGHT + 1).astype(int)
+    edges = np.linspace(0, len(columns), height + 1).astype(int)
     return np.sqrt(np.add.reduceat(columns**2, edges[:-1], axis=0) / np.diff(edges)[:, None])[::-1]
 
 

@@ -4,7 +4,7 @@ Everything is trained jointly from the start: wave and STFT discriminators, hing
 reconstruction, quantizer dropout on every crop, k-means start, dead-code restart. Loss weights are the paper's (1 for
 the adversarial, 100 for the feature and 1 for the spectral term); the paper does not give Adam's rate.
 Command: adjax train configs/soundstream48.py --set 'data.train=["vctk/train"]' --set 'data.validation=["vctk/valid"]'
-Time: symad48's adversarial step.
+Time: symad48's adversarial step. Result: in the published table, of another implementation; none was trained here yet.
 """
 
 from adjax import zoo

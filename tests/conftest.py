@@ -12,6 +12,10 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # compiles gradients several times faster
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("ADJAX_NO_REEXEC", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what several tests, workers or commands compile is compiled once
+    _compiled = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import numpy as np
@@ -22,9 +26,6 @@ from adjax.config import ConvDecoder, ConvEncoder, ModelConfig, Quantizer, Spect
 from adjax.models import codec
 
 jax.config.update("jax_disable_most_optimizations", True)  # compilation is most of what tests cost
-_compiled = tempfile.TemporaryDirectory()  # so what several tests compile is compiled once
-jax.config.update("jax_compilation_cache_dir", _compiled.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -75,10 +75,14 @@ def start() -> dict[str, Any]:
     return {"generator": fill(CONFIG.model), "discriminators": fill_discriminators(DISCRIMINATORS, 480)}
 
 
-def run(kind: parallel.Kind, devices: Sequence[jax.Device] | None = None) -> dict[str, np.ndarray]:
-    """Both networks, codebooks and metrics after an adversarial step on the same global batch, however it is split."""
+def run(kind: parallel.Kind, devices: Sequence[jax.Device] | None = None, **changes: Any) -> dict[str, np.ndarray]:
+    """Both networks, codebooks and metrics after an adversarial step on the same global batch, however it is split.
+
+    `changes` are made to the configuration.
+    """
+    config = replace(CONFIG, **changes)
     optimizers = Optimizers(optax.sgd(0.002), optax.sgd(0.02))
-    backend = parallel.backend(lambda axis: adversarial_step(CONFIG, optimizers, axis), kind, devices)
+    backend = parallel.backend(lambda axis: adversarial_step(config, optimizers, axis), kind, devices)
     before = jax.tree.map(jnp.asarray, start())
     state = backend.put_state(from_variables(CONFIG, before["generator"], before["discriminators"], optimizers))
     target = np.random.default_rng(1).standard_normal((8, 560, 1)).astype(np.float32) * 0.3

@@ -190,6 +190,7 @@ def test_resuming_an_adversarial_run_is_exact(symad: Path, audio: str, tmp_path:
     assert not moved(tmp_path / "model", symad / "model")
 
 
+@pytest.mark.slow
 def test_an_adversarial_run_resumes_on_more_devices(symad: Path, audio: str, tmp_path: Path) -> None:
     """A checkpoint is one logical copy: two devices go on from where one stopped, to the same losses."""
     config = tiny("symad48", audio)
@@ -239,6 +240,7 @@ def test_denoising_leaves_the_decoder(symad: Path, audio: str, tmp_path: Path) -
     assert any("validation/mel_loss" in line for line in records(tmp_path))
 
 
+@pytest.mark.slow
 def test_soundstream_trains_everything_from_the_start(audio: str, tmp_path: Path) -> None:
     """Unquantized first step, k-means, dropout, hinge losses, joint training; all parts move between later steps."""
     loop.train(tiny("soundstream48", audio), tmp_path)

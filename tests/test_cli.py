@@ -24,7 +24,7 @@ from tests.conftest import TINY_CONV, TINY_SPECTRAL, fill
 
 COMMANDS = (
     *("models", "encode", "decode", "roundtrip", "info", "live", "send", "receive", "train", "statistics"),
-    *("benchmark", "export", "import-torch", "export-torch"),
+    *("prepare", "evaluate", "benchmark", "export", "import-torch", "export-torch"),
 )
 
 
@@ -155,6 +155,7 @@ def test_roundtrip(speech: Path, tiny_model: str, capsys: pytest.CaptureFixture[
 def test_quiet_in_a_pipe(speech: Path, tiny_model: str, tmp_path: Path) -> None:
     """As a program of its own: nothing but the report, on standard output, and a compilation cache that is filled."""
     environment = {**os.environ, "ADJAX_CACHE_DIR": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # the tests' own, which a user has not
     command = [sys.executable, "-m", "adjax", "encode", str(speech), "--model", tiny_model]
     root = Path(__file__).parents[1]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)

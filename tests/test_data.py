@@ -203,7 +203,7 @@ def test_a_resampled_span_is_the_span_of_the_resampled_file(tmp_path: Path, rate
     samples = sources[0].samples(RATE)
     assert samples == RATE
     for start in (0, 1, 1003, 4321, samples - 500):
-        span = data._read_span(sources[0], start, 500, RATE)
+        span = data.read_span(sources[0], start, 500, RATE)
         assert span.shape == (500, 1)
         np.testing.assert_allclose(span[:, 0], whole[start : start + 500], atol=1e-6)
 
@@ -215,7 +215,7 @@ def test_odd_lengths_resample_to_full_crops(tmp_path: Path) -> None:
         soundfile.write(tmp_path / "a.wav", np.zeros(length), 11025)
         sources, _ = data.scan([tmp_path], RATE, 1, CROP)
         samples = sources[0].samples(RATE)
-        assert data._read_span(sources[0], samples - CROP, CROP, RATE).shape == (CROP, 1)
+        assert data.read_span(sources[0], samples - CROP, CROP, RATE).shape == (CROP, 1)
 
 
 def damage(path: Path, how: str) -> None:

@@ -49,7 +49,9 @@ assert not any(module.split(".")[0] in ("adjax", "flax") for module in sys.modul
 """
 
 
-@pytest.mark.parametrize("config", [TINY_CONV, TINY_SPECTRAL], ids=["conv", "spectral"])
+@pytest.mark.parametrize(
+    "config", [TINY_CONV, pytest.param(TINY_SPECTRAL, marks=pytest.mark.slow)], ids=["conv", "spectral"]
+)
 def test_a_fresh_process_without_adjax(config: ModelConfig, tmp_path: Path) -> None:
     """The files hold all of the model: state goes from chunk to chunk, and any number of streams may share a batch."""
     codec = Codec(config, fill(config), kernels=False)

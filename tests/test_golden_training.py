@@ -182,7 +182,7 @@ def full_ends(case: str) -> dict[str, np.ndarray]:
     [
         ("train_autoencoder", 3, ("decoder",)),
         ("train_autoencoder_unfrozen", 2, PARTS),
-        ("train_autoencoder_univ", 1, ("decoder",)),
+        pytest.param("train_autoencoder_univ", 1, ("decoder",), marks=pytest.mark.slow),
     ],
 )
 def test_autoencoders(case: str, start: int, trained: Any) -> None:

@@ -33,6 +33,7 @@ LAYERS = (
     ),
     ("adjax.train.steps", "adjax.streaming", "adjax.torch_port"),
     ("adjax.train", "adjax.chunks", "adjax.files", "adjax.export", "adjax.benchmark", "adjax.live", "adjax.evaluate"),
+    ("adjax.torch_runs", "adjax.report"),
     ("adjax", "adjax.cli", "adjax.__main__"),
 )
 STRANGERS = ("adjax.train", "adjax.streaming", "adjax.torch_port")  # none of them may import another

@@ -335,8 +335,9 @@ def test_layers_fall_under_pressure_and_come_back() -> None:
     assert [layers.update(0.0, 1.2 + t) for t in (0, 0.5, 1, 1.5, 2, 3)] == [2, 2, 3, 3, 4, 4]
 
 
-def test_bitrate_bound(tiny_codec: Any, voice: Path) -> None:
+def test_bitrate_bound(tiny_codec: Any, voice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--max-kbps leaves out the last codebooks until headers and all fit, and says so where not even one does."""
+    monkeypatch.setattr("adjax.live.sender.QUEUE_CHUNKS", 1000)  # so that a busy machine leaves out none besides
     form = Format.of(tiny_codec)
     source = FileSource(voice, 8000, 1, CHUNK * 20, None, 0.2)
     two = wire_kbps(tiny_codec, form, CHUNK, 2)
@@ -455,7 +456,8 @@ def test_loopback(tiny_codec: Any, voice: Path, tmp_path: Path, bad: bool) -> No
         shift = got["jitter_buffer"]["frames_inserted"] - got["jitter_buffer"]["frames_dropped"]
         assert len(audio) == 20 * (451 + shift)
     whole = not got["jitter_buffer"]["frames_concealed"] and len(audio) == 9020
-    if not bad and whole and not drops["underruns"] and not sum(list(sent["drop_outs"].values())):
+    hurried = sum(sent["drop_outs"].values()) + sent["packets"]["with_fewer_codebooks"]
+    if not bad and whole and not drops["underruns"] and not hurried:
         natural = soundfile.read(voice, dtype="float32")[0]
         offline = np.asarray(tiny_codec.decode(tiny_codec.encode(natural[None, :, None])))[0, :, 0]
         assert np.abs(audio - np.clip(offline, -1, 1)).max() < 1e-4  # 16 bits

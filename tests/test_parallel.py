@@ -6,16 +6,30 @@ It has a metric step in it. Under spectral norm, one device's power method must 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import soundfile
 
+from adjax.cli import build_parser
+from adjax.cli.training import join_hosts
+from adjax.config import Data, Losses, Mel, TrainConfig
+from adjax.errors import AdjaxError
+from adjax.train import loop, parallel, start
+from adjax.weights import load_model
 from tests import step_on_devices
+from tests.conftest import TINY_SPECTRAL, fill
+from tests.test_adversarial import tiny
+from tests.test_train_loop import filled, records
 
 ROOT = Path(__file__).parent.parent
 FOUR = "--xla_force_host_platform_device_count=4 --xla_cpu_use_fusion_emitters=false"
@@ -49,22 +63,155 @@ def test_eight_devices(kind: str, one_device: dict[str, np.ndarray]) -> None:
     assert_same(step_on_devices.run(kind), one_device)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow  # a run on two hosts, below, is the same and more, but under Adam
 def test_two_processes_of_four_devices(one_device: dict[str, np.ndarray], tmp_path: Path) -> None:
     """The same across hosts, each of which holds half of the batch."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "XLA_FLAGS": FOUR, "PYTHONPATH": str(ROOT)}
-    program = [sys.executable, "-c", _PROGRAM, str(tmp_path), coordinator, "2"]
-    processes = [
-        subprocess.Popen([*program, str(i)], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]
-    messages = [p.communicate(timeout=240)[1] for p in processes]
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(messages)
+    program = [sys.executable, "-c", _PROGRAM, str(tmp_path)]
+    on_two_hosts(lambda coordinator, i: [*program, coordinator, "2", str(i)])
     for kind in ("pmap", "shard_map"):
         with np.load(tmp_path / f"{kind}.npz") as file:
             assert_same(dict(file), one_device)
+
+
+def on_two_hosts(command: Callable[[str, int], list[str]]) -> list[str]:
+    """What two processes of four devices each print, run side by side: command(coordinator, index of the process)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {
+        "XLA_FLAGS": FOUR,
+        "PYTHONPATH": str(ROOT),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "ADJAX_CACHE_DIR": "",
+    }
+    processes = [
+        subprocess.Popen(
+            command(coordinator, i),
+            env={**os.environ, **settings},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    messages = [p.communicate(timeout=300) for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(m[1] for m in messages)
+    return [m[0] for m in messages]
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        soundfile.write(folder / f"{i}.wav", 0.1 * rng.standard_normal(3000), 8000)
+    return str(folder)
+
+
+def metric_run(audio: str) -> TrainConfig:
+    """Metric losses alone, on the smallest model."""
+    return TrainConfig(
+        TINY_SPECTRAL,
+        Data((audio,), (audio,), batch_size=8, crop_samples=400, context_samples=40),
+        Losses(mel=Mel((128,), (32,), (128,), (12,))),
+        steps=2,
+        parallel="jit",
+        log_every=1,
+        save_every=1,
+        evaluate_every=3,
+    )
+
+
+def procedure(name: str, audio: str) -> TrainConfig:
+    """A published configuration on a tiny model; the parts that it does not train start afresh here."""
+    config = tiny(name, audio)
+    noise = (audio,) if name == "symad48_denoise" else ()
+    start = min(config.generator_start_step, 1)
+    data = replace(config.data, batch_size=8, noise=noise)
+    return replace(config, data=data, generator_start_step=start, save_every=1, steps=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("metric", ("pmap",)),
+        ("symad48", ("pmap", "shard_map")),
+        ("symad48_v2", ("pmap", "shard_map")),
+        ("symad48_denoise", ("pmap", "shard_map")),
+    ],
+)
+def test_a_run_on_two_hosts(name: str, kinds: tuple[str, ...], audio: str, tmp_path: Path) -> None:
+    """One device, eight, and two processes of four go on from one checkpoint to the same losses and gradient norms.
+
+    The processes are the real command; only the first writes logs and the model. Their checkpoint is one logical copy,
+    from which a single process goes on in turn.
+    """
+    config = metric_run(audio) if name == "metric" else procedure(name, audio)
+    runs = {kind: tmp_path / kind for kind in ("jit", *kinds, *(f"{kind}-hosts" for kind in kinds))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "fresh", filled)
+        patch.setattr(start, "_stats", lambda *_: stats_of(config))
+        patch.setattr(start, "PARTS", ())  # none must come from elsewhere
+        loop.train(config, runs["jit"])
+    for run in list(runs.values())[1:]:
+        shutil.copytree(runs["jit"], run)
+    longer = replace(config, steps=4)
+    loop.train(longer, runs["jit"], resume=True)
+    wanted = records(runs["jit"])
+    for kind in kinds:
+        if name != "metric":  # of which test_train_loop.py has a run on eight devices
+            loop.train(replace(longer, parallel=kind), runs[kind], resume=True)
+            assert_near(records(runs[kind]), wanted)
+        options = ["--resume", "--set", "steps=3", "--set", f"parallel={kind}", "--processes", "2"]
+        folder = runs[f"{kind}-hosts"]
+        printed = on_two_hosts(
+            lambda coordinator, i: [
+                *(sys.executable, "-m", "adjax", "train", str(folder), *options),  # noqa: B023
+                *("--coordinator", coordinator, "--process", str(i)),
+            ]
+        )
+        assert ["trained for 3 steps" in text for text in printed] == [True, False]
+        assert load_model(folder / "model")[0] == config.model
+        loop.train(longer, folder, resume=True)
+        assert_near(records(folder), wanted)
+
+
+def stats_of(config: TrainConfig) -> Any:
+    return fill(config.model).get("stats", {})
+
+
+def assert_near(actual: list[dict[str, float]], wanted: list[dict[str, float]]) -> None:
+    """Each record once, its values equal up to what rounding has become after some updates by Adam."""
+    assert [line["step"] for line in actual] == [line["step"] for line in wanted]
+    for mine, line in zip(actual, wanted, strict=True):
+        assert mine.keys() == line.keys()
+        for key, value in line.items():
+            assert mine[key] == pytest.approx(value, rel=5e-3, abs=1e-3), (key, line["step"])
+
+
+def test_what_does_not_divide_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA would speak of shapes."""
+    with pytest.raises(AdjaxError, match=r"data.batch_size \(12\) must be a multiple of 16: 8 devices times accumul"):
+        parallel.check_devices("auto", 12, 2)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(AdjaxError, match="parallel=jit trains on one device of one host"):
+        parallel.check_devices("jit", 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--coordinator", "localhost:1"], "--coordinator, --processes and --process go together"),
+        (["--coordinator", "h:1", "--processes", "2", "--process", "2"], r"--process \(2\) must be from 0 to 1"),
+        (["--distributed", "--process", "0"], "--distributed asks the environment"),
+    ],
+)
+def test_options_of_several_hosts_must_fit(options: list[str], message: str) -> None:
+    """Before anything is connected: a host that waits for the others in vain says nothing for minutes."""
+    with pytest.raises(AdjaxError, match=message):
+        join_hosts(build_parser().parse_args(["train", "CONFIG", *options]))
 
 
 # tests.conftest asks for eight devices when imported; here four are wanted, and the cluster before any use of jax.

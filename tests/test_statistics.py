@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from adjax.cli import main
 from adjax.errors import AdjaxError
 from adjax.latent_statistics import read_latent_statistics
+from adjax.train.prepare import prepare
 from adjax.train.statistics import Moments
 
 
@@ -91,3 +92,15 @@ def test_files_that_hold_no_statistics(content: Any, message: str, tmp_path: Pat
         np.save(path, content)
     with pytest.raises(AdjaxError, match=message):
         read_latent_statistics(path, 6)
+
+
+def test_a_prepared_set_gives_the_statistics_of_its_folder(tiny_model: str, tmp_path: Path) -> None:
+    """Prepared at the model's rate from 16-bit files it holds the same samples, across segments too."""
+    rng, folder = np.random.default_rng(1), tmp_path / "speech"
+    folder.mkdir()
+    for name, samples in (("a", 20011), ("b", 8000), ("c", 333)):
+        soundfile.write(folder / f"{name}.wav", 0.1 * rng.standard_normal(samples), 8000, subtype="PCM_16")
+    prepare([folder], tmp_path / "set", validation_share=0.0, workers=1)
+    for paths, target in ((folder, "folder.npy"), (tmp_path / "set", "set.npy")):
+        assert main(["statistics", tiny_model, str(paths), "--output", str(tmp_path / target)]) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "set.npy"), np.load(tmp_path / "folder.npy"), rtol=1e-6, atol=1e-7)

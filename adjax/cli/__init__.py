@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from adjax import __version__
 from adjax.errors import AdjaxError
@@ -70,6 +71,10 @@ def build_parser() -> argparse.ArgumentParser:
     _live_input(c)
     _live_output(c)
     c.add_argument("--fast", action="store_true", help="with two files: as fast as can be, not at real-time pace")
+    c.add_argument("--web", action="store_true", help="serve a page that codes the microphone of a browser")
+    c.add_argument("--host", default="127.0.0.1", help="with --web: own address (default: %(default)s, this machine)")
+    c.add_argument("--port", type=_port, default=8080, help="with --web: own port (default: %(default)s)")
+    c.add_argument("--no-open", action="store_true", help="with --web: do not open the page in a browser")
     _live_common(c)
 
     c = command("send", "live.send", "send live audio over UDP")
@@ -100,9 +105,37 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--set", metavar="A.B=C", action="append", default=[], help="change one value; may be repeated")
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
     c.add_argument("--export", metavar="DIR", help="write the model here too, in float16 and for inference only")
+    c.add_argument("--distributed", action="store_true", help="one of several hosts: ask the environment of the pod")
+    c.add_argument("--coordinator", metavar="HOST:PORT", help="one of several hosts: where the first of them listens")
+    c.add_argument("--processes", metavar="N", type=_positive, help="with --coordinator: how many there are")
+    c.add_argument("--process", metavar="I", type=int, help="with --coordinator: which of them this is, from 0")
 
-    c = command("benchmark", "benchmarking.run", "measure latency per buffer, or streams together, on this machine")
-    c.add_argument("what", choices=("latency", "throughput"))
+    c = command("prepare", "preparation.run", "pack folders of audio for training at scale")
+    c.add_argument("paths", metavar="PATHS", nargs="+", help="folders of audio; of a known corpus its folder")
+    c.add_argument("out_dir", metavar="OUT_DIR", help="the prepared set, a new folder")
+    c.add_argument("--rate", metavar="HZ", type=_positive, help="sample rate (default: that of the files)")
+    c.add_argument("--layout", choices=("folder", "vctk", "libritts"), default="folder", help="(default: %(default)s)")
+    c.add_argument("--name", metavar="N", help="the data set's name (default: audio, or the layout)")
+    c.add_argument("--splits", metavar="DIR", help="use and verify these split lists, such as another set's splits/")
+    c.add_argument(
+        "--validation-share", metavar="P", type=_not_negative, help="share of a folder's files held out (default: 0)"
+    )
+    c.add_argument(
+        "--microphone", choices=("mic1", "mic2", "both"), default="mic1", help="of VCTK 0.92 (default: %(default)s)"
+    )
+    c.add_argument("--shards", metavar="N", type=_positive, help="files of the largest split (default: 128 MiB each)")
+    c.add_argument(
+        "--segment-seconds",
+        metavar="S",
+        type=_positive_number,
+        default=1.0,
+        help="audio in a record, which is always read whole (default: %(default)g)",
+    )
+    c.add_argument("--workers", metavar="N", type=_positive, help="decoding threads (default: one a core, at most 8)")
+    c.add_argument("--strict", action="store_true", help="fail at the first file that cannot be read")
+
+    c = command("benchmark", "benchmarking.run", "measure latency, streams together or training on this machine")
+    c.add_argument("what", choices=("latency", "throughput", "duplex", "training"))
     c.add_argument(
         "--model", metavar="M", help="measure this model (default: the published parts, and the default model)"
     )
@@ -116,7 +149,43 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--buffers", metavar="MS", nargs="+", type=_positive_number, help="(default: 12.5 25 50 100)")
     c.add_argument("--streams", metavar="N", type=_positive, help="streams together (default: 64, vocoders 16)")
     c.add_argument("--repeats", metavar="N", type=_positive, default=100, help="(default: %(default)s)")
+    c.add_argument(
+        "--config", metavar="C", default="symad48", help="training: a Python file as for `train`, or a model's name"
+    )
+    c.add_argument("--phase", choices=("metric", "adversarial"), help="training: this phase only")
+    c.add_argument("--batch", metavar="N", type=_positive, help="training: crops (default: the configuration's)")
+    c.add_argument("--crop", metavar="N", type=_positive, help="training: samples of a crop (likewise)")
+    c.add_argument("--steps", metavar="N", type=_positive, default=10, help="training: timed ones (default: 10)")
     c.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    c.add_argument("--plot", metavar="FILE", help="latency: a figure of it against the buffer (.png, .svg or .pdf)")
+
+    c = command("evaluate", "evaluation.run", "measure the quality of models, Opus or decoded files on natural speech")
+    c.add_argument("natural", metavar="NATURAL_FOLDER", nargs="*", help="folders, audio files or lists of files (.txt)")
+    several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    c.add_argument("--model", metavar="M", **several, help=MODEL_HELP)
+    c.add_argument("--codebooks", metavar="N", type=_positive, **several, help="numbers of codebooks (default: all)")
+    c.add_argument(
+        "--opus", metavar="KBPS", type=_positive_number, **several, help="also Opus at these actual rates per channel"
+    )
+    c.add_argument("--decoded", metavar="NAME=FOLDER", **several, help="decoded files of any codec, called as natural")
+    c.add_argument("--output", metavar="DIR", dest="folder", help="write results.json and results.csv there")
+    c.add_argument("--save-audio", action="store_true", help="natural and decoded audio to DIR as FLAC")
+    c.add_argument("--plot", action="store_true", help="quality against bitrate to DIR as PNG and SVG")
+    c.add_argument("--jobs", metavar="N", type=_positive, help="processes (default: one for each core)")
+    c.add_argument("--limit", metavar="N", type=_positive, help="the first N files only")
+
+    c = command("report", "reporting.run", "make a page to listen to, with all tables, of an evaluation")
+    c.add_argument("evaluation", metavar="EVALUATION_DIR", help="what `adjax evaluate --output --save-audio` wrote")
+    c.add_argument("output", metavar="OUT.html")
+    c.add_argument("--run", metavar="RUN_DIR", dest="run_dirs", **several, help="training runs, for their curves")
+    c.add_argument("--benchmark", metavar="FILE.json", **several, help="what `adjax benchmark … --json` printed")
+    c.add_argument("--title", metavar="T")
+    c.add_argument("--limit", metavar="N", type=_positive, default=10, help="utterances (default: %(default)s)")
+    c.add_argument("--utterances", metavar="NAME", **several, help="to listen to these (default: the first)")
+    c.add_argument("--systems", metavar="NAME", **several, help="to listen to these (default: all)")
+    c.add_argument("--format", choices=("opus", "flac", "wav"), default="opus", help="(default: %(default)s)")
+    c.add_argument("--kbps", metavar="K", type=_positive_number, default=128.0, help="of Opus (default: %(default)g)")
+    c.add_argument("--credits", metavar="FILE", help="text on whose recordings and models these are, for the page")
 
     c = command("statistics", "statistics.run", "measure the latents that a vocoder is trained on")
     c.add_argument("model", metavar="MODEL", help="name or folder of the model whose encoder the vocoder goes with")
@@ -129,20 +198,35 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--format", choices=("stablehlo",), default="stablehlo", help="(default: %(default)s)")
     c.add_argument("--frames", metavar="N", type=_positive, default=2, help="frames in a chunk (default: %(default)s)")
 
-    c = command("import-torch", "porting.import_torch", "make a model folder of a released PyTorch checkpoint")
-    c.add_argument("--encoder", metavar="CKPT", required=True, help="checkpoint; its config.yml lies beside it")
+    c = command("import-torch", "porting.import_torch", "make a model folder, or a run's, of a released checkpoint")
+    c.add_argument("--encoder", metavar="CKPT", help="checkpoint; its config.yml lies beside it")
     c.add_argument(
         "--decoder", metavar="CKPT", help="take the decoder, a vocoder or a symmetric one, from this checkpoint"
     )
     c.add_argument("--stats", metavar="FILE", help="the vocoder's input statistics (.npy) instead of its checkpoint's")
+    c.add_argument(
+        "--training",
+        metavar="CKPT",
+        help="make OUT_DIR a run that `adjax train OUT_DIR --resume` goes on with where this training checkpoint "
+        "stopped; a vocoder's takes its frozen encoder from --encoder",
+    )
     c.add_argument("--name", help="the model's name (default: the checkpoint's folder)")
     c.add_argument("output", metavar="OUT_DIR")
+    c.set_defaults(wrong=_wrong_import)
 
-    c = command("export-torch", "porting.export_torch", "write a model as the PyTorch program loads it")
-    c.add_argument("model", metavar="MODEL", help="a model's name or folder")
+    c = command("export-torch", "porting.export_torch", "write a model or a run as the PyTorch program loads it")
+    c.add_argument("model", metavar="MODEL", help="a model's name or folder, or a run's folder: training goes on there")
     c.add_argument("output", metavar="OUT_DIR")
-    c.add_argument("--steps", type=_positive, default=1, help="training steps to state in the checkpoint")
+    c.add_argument("--steps", type=_positive, help="training steps to state in a model's checkpoint (default: 1)")
+    c.add_argument("--at", metavar="STEP", type=int, help="a run's checkpoint (default: the latest)")
     return parser
+
+
+def _wrong_import(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with options of `import-torch` that do not go together, or None."""
+    if arguments.training and (arguments.decoder or arguments.stats):
+        return "--training takes neither --decoder nor --stats: it takes both networks of its checkpoint"
+    return None if arguments.training or arguments.encoder else "--encoder or --training is needed"
 
 
 def _live_input(c: argparse.ArgumentParser) -> None:
@@ -217,6 +301,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         arguments.output = rest.pop()
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if reason := getattr(arguments, "wrong", lambda _: None)(arguments):
+        parser.error(reason)
     return arguments
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from adjax import benchmark, weights, zoo
+from adjax.benchmark.plots import write_latency_plot
 from adjax.cache import enable_compilation_cache
+from adjax.cli.training import read_config, restart_with_allocator
+from adjax.config import PARTS, Adversarial, TrainConfig, Vocoder
+from adjax.errors import AdjaxError
 from adjax.streaming import Codec
 
 # The rows of the published latency table: name, model, part.
@@ -22,10 +28,20 @@ STREAMS = {"encoder": 64, "sym": 64, "v0": 16, "v1": 16, "v2": 16}
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.plot and arguments.what != "latency":
+        raise AdjaxError(f"--plot draws latency against the buffer; there is none in `benchmark {arguments.what}`")
+    if arguments.what == "training":
+        config, phases = _training(arguments)
+        if arguments.from_shell:
+            restart_with_allocator()
     enable_compilation_cache()
     facts, rate = benchmark.facts(), benchmark.matrix_rate()
     facts["matrix_gflops"] = round(rate / 1e9, 1)
-    if arguments.what == "latency":
+    if arguments.what == "training":
+        made = [benchmark.training(config, phase, arguments.steps, rate) for phase in phases]
+        heads = ["model, phase", "batch", "s a step", "p10, s", "p90, s", "steps/s", "audio s/s", "floor, s"]
+        heads += ["compile, s", "temporary, GB", "state, GB", "peak, GB"]
+    elif arguments.what == "latency":
         made = [
             row
             for name, codec, part in _parts(arguments)
@@ -34,6 +50,14 @@ def run(arguments: Namespace) -> None:
             and (row := benchmark.named(row, name))
         ]
         heads = ["part", "buffer, ms", "p50, ms", "p95, ms", "p99, ms", "floor, ms"]
+    elif arguments.what == "duplex":
+        made = [
+            benchmark.duplex(codec, ms, arguments.repeats)
+            for _, codec, part in _parts(arguments)
+            if part == "decode"  # once a pairing
+            for ms in arguments.buffers or [25.0]
+        ]
+        heads = ["model", "buffer, ms", "streams", "p50, ms", "p99, ms"]
     else:
         made = []
         for name, codec, part in _parts(arguments):
@@ -41,13 +65,36 @@ def run(arguments: Namespace) -> None:
             streams = arguments.streams or STREAMS.get(name, 64)
             made.append(benchmark.named(benchmark.throughput(codec, part, streams, frames, arguments.repeats), name))
         heads = ["part", "streams", "together, s/s", "one by one, s/s", "ratio"]
+    if arguments.plot:
+        machine = ", ".join(f"{name} {value}" for name, value in facts.items())
+        write_latency_plot([row for row in made if isinstance(row, benchmark.Latency)], machine, Path(arguments.plot))
     if arguments.json:
-        print(json.dumps({"machine": facts, "rows": benchmark.as_json(made)}, indent=2))
+        print(json.dumps({"machine": facts, "rows": [asdict(row) for row in made]}, indent=2))
         return
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for row in made:
         print(f"| {' | '.join(row.row())} |")
+
+
+def _training(arguments: Namespace) -> tuple[TrainConfig, list[benchmark.PhaseName]]:
+    """The configuration to measure, and its phases: all it has, or the one that was asked for.
+
+    A model's name stands for mel and commitment loss, and for HiFi-GAN's discriminators against its decoder.
+    """
+    name = arguments.config
+    if name in zoo.MODELS and not Path(name).exists():
+        model = zoo.MODELS[name]
+        trained = ("decoder",) if isinstance(model.decoder, Vocoder) else PARTS
+        config = TrainConfig(model, trained=trained, adversarial=Adversarial(trained=("decoder",)))
+    else:
+        config = read_config(Path(name))
+    sizes = {"batch_size": arguments.batch, "crop_samples": arguments.crop}
+    config = replace(config, data=replace(config.data, **{k: n for k, n in sizes.items() if n is not None}))
+    phases: list[benchmark.PhaseName] = ["metric", "adversarial"] if config.adversarial else ["metric"]
+    if config.adversarial and config.adversarial.start_step == 0:
+        phases.remove("metric")
+    return config, phases if arguments.phase is None else [arguments.phase]
 
 
 def _parts(arguments: Namespace) -> Iterator[tuple[str, Codec, str]]:

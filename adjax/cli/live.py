@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+import webbrowser
 from argparse import Namespace
 from typing import Any
 
@@ -18,6 +21,9 @@ from adjax.streaming import Codec
 def run(arguments: Namespace) -> None:
     if arguments.list_devices:
         _print_devices(arguments.json)
+        return
+    if arguments.web:
+        _serve(arguments)
         return
     if arguments.fast and not (arguments.input and arguments.output):
         raise AdjaxError("--fast: only files can be faster than real time; give --input and --output")
@@ -78,6 +84,30 @@ def receive(arguments: Namespace) -> None:
         listening=lambda address: print(f"adjax: listening on {address[0]}, port {address[1]}", file=sys.stderr),
     )
     _print(report, arguments.json)
+
+
+def _serve(arguments: Namespace) -> None:
+    unused = ("input", "output", "input_device", "output_device", "record", "duration", "gain_db", "fast", "json")
+    for name in unused:
+        if getattr(arguments, name):
+            raise AdjaxError(
+                f"--web and --{name.replace('_', '-')}: the page is both source and output; give one of them"
+            )
+    try:
+        from adjax.live.web import run_web
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "websockets":
+            raise
+        raise AdjaxError("--web needs the package `websockets`: pip install 'adjax[web]'") from None
+
+    def opened(address: str) -> None:
+        print(f"adjax: {address} until Ctrl-C", file=sys.stderr)
+        screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        if screen and not arguments.no_open:  # elsewhere a browser could take over the terminal
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    enable_compilation_cache()
+    run_web(arguments.model, arguments.host, arguments.port, arguments.chunk_ms, arguments.codebooks, opened)
 
 
 def _source(arguments: Namespace, codec: Codec, frames: int) -> live.FileSource | live.DeviceSource:

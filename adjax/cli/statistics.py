@@ -41,25 +41,37 @@ def latent_moments(codec: Codec, sources: Sequence[Source], progress: Progress |
     moments, rate, hop = Moments(embed.shape[-1]), codec.sample_rate, codec.hop_length
     done, total = 0.0, sum(s.frames / s.sample_rate_hz for s in sources)
 
-    def whole_hops(reader: audio.AudioReader) -> Iterator[np.ndarray]:
+    def whole_hops(source: Source) -> Iterator[np.ndarray]:
         given = 0
-        for block in audio.resample(reader.blocks(), reader.sample_rate_hz, rate):
+        for block in blocks(source, rate):
             given += len(block)
             yield block
-        yield np.zeros((-given % hop, reader.channels), np.float32)
+        yield np.zeros((-given % hop, source.channels), np.float32)
 
     for source in sources:
-        with audio.open_audio(source.path) as reader:
-            streams = reader.channels // codec.audio_channels
-            for codes in chunks.encoded(codec, whole_hops(reader), streams, chunks.Times()):
-                zq = embed[0][codes[..., 0]]
-                for i in range(1, len(embed)):
-                    zq = zq + embed[i][codes[..., i]]
-                moments.add(zq)
+        streams = source.channels // codec.audio_channels
+        for codes in chunks.encoded(codec, whole_hops(source), streams, chunks.Times()):
+            zq = embed[0][codes[..., 0]]
+            for i in range(1, len(embed)):
+                zq = zq + embed[i][codes[..., i]]
+            moments.add(zq)
         done += source.frames / source.sample_rate_hz
         if progress:
             progress(done, total)
     return moments
+
+
+def blocks(source: Source, sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """All samples of a file or of a prepared set's entry at `sample_rate_hz`, float32[samples, channels] at a time."""
+    if source.records is None:
+        with audio.open_audio(source.path) as reader:
+            yield from audio.resample(reader.blocks(), reader.sample_rate_hz, sample_rate_hz)
+        return
+    for start in range(0, source.frames, sample_rate_hz):  # a prepared set is at the model's sample rate
+        try:
+            yield data.read_span(source, start, min(sample_rate_hz, source.frames - start), sample_rate_hz)
+        except data.Damaged as error:
+            raise AdjaxError(f"{source.path}: {error}") from error
 
 
 def write_moments(target: Path, moments: Moments) -> None:

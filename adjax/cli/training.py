@@ -33,16 +33,51 @@ def train(arguments: Namespace) -> None:
     run_dir = Path(arguments.run_dir or default)
     if arguments.from_shell:
         restart_with_allocator()
+    join_hosts(arguments)
+    import jax
+
     from adjax.cache import enable_compilation_cache
     from adjax.train import loop
 
     logging.basicConfig(format="adjax: %(message)s", stream=sys.stderr)
-    logging.getLogger("adjax").setLevel(logging.INFO)
+    logging.getLogger("adjax").setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+    if not getattr(arguments, "debug", False):
+        for name in ("absl", "asyncio"):  # pages on a failed save, which is an error of ours already
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     enable_compilation_cache()
     folder = loop.train(config, run_dir, resume=arguments.resume)
     if arguments.export:
         folder = loop.export(run_dir, Path(arguments.export), compact=True)
-    print(f"{folder}: trained for {config.steps} steps")
+    if jax.process_index() == 0:
+        print(f"{folder}: trained for {config.steps} steps")
+
+
+def join_hosts(arguments: Namespace) -> None:
+    """Connects this process with the others of its run, if the options say that there are any.
+
+    Raises AdjaxError for options that do not fit each other, and where the others cannot be reached.
+    """
+    numbered = (arguments.coordinator, arguments.processes, arguments.process)
+    given = [value is not None for value in numbered]
+    if arguments.distributed and any(given):
+        raise AdjaxError("--distributed asks the environment; --coordinator, --processes and --process go without it")
+    if any(given) and not all(given):
+        raise AdjaxError("--coordinator, --processes and --process go together")
+    if not arguments.distributed and not all(given):
+        return
+    if all(given) and not 0 <= arguments.process < arguments.processes:
+        raise AdjaxError(f"--process ({arguments.process}) must be from 0 to {arguments.processes - 1}")
+    import jax
+
+    try:
+        if arguments.distributed:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(*numbered)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        option = "--distributed" if arguments.distributed else f"--coordinator {arguments.coordinator}"
+        raise AdjaxError(f"{option}: cannot join the other hosts: {reason}") from error
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -12,11 +12,24 @@ from adjax.config.model import (
     SpectralEncoder,
     Vocoder,
 )
-from adjax.config.training import PARTS, Adversarial, Data, Losses, Mel, Optimizer, Part, Spectral, Stft, TrainConfig
+from adjax.config.training import (
+    PARTS,
+    Adversarial,
+    Augmentation,
+    Data,
+    Losses,
+    Mel,
+    Optimizer,
+    Part,
+    Spectral,
+    Stft,
+    TrainConfig,
+)
 
 __all__ = [
     "PARTS",
     "Adversarial",
+    "Augmentation",
     "ComplexStft",
     "ConvDecoder",
     "ConvEncoder",

@@ -11,6 +11,7 @@ from adjax.strict_json import require
 
 PARTS = ("encoder", "projector", "quantizer", "decoder")
 Part = Literal["encoder", "projector", "quantizer", "decoder"]
+Alarm = Literal["divergence", "gradient", "discriminators", "codebooks"]  # see adjax/train/guards.py
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,37 @@ class Adversarial:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """Random microphones and rooms in training crops: what is heard and what is to be given change alike."""
+
+    share: float = 1.0  # of the crops that are changed
+    equalizer_db: float = 0.0  # bound, up and down, of a random smooth frequency response; 0: flat
+    equalizer_points: int = 8  # where it is drawn, evenly spaced in mel from 0 to half the sample rate
+    low_pass_hz: tuple[float, float] | None = None  # cut-off, uniform in log frequency; 24 dB an octave above it
+    high_pass_hz: tuple[float, float] | None = None  # likewise, below it
+    noise: tuple[str, ...] = ()  # background: folders, audio files, lists or prepared sets
+    noise_snr_db: tuple[float, float] = (15.0, 40.0)  # uniform
+
+    def __post_init__(self) -> None:
+        where = "data.augmentation"
+        require(0 <= self.share <= 1, f"{where}.share must be between 0 and 1")
+        require(0 <= self.equalizer_db <= 24, f"{where}.equalizer_db must be between 0 and 24")
+        require(2 <= self.equalizer_points <= 10, f"{where}.equalizer_points must be between 2 and 10")
+        for name, limits in (("low_pass_hz", self.low_pass_hz), ("high_pass_hz", self.high_pass_hz)):
+            require(limits is None or 0 < limits[0] <= limits[1], f"{where}.{name} must be positive and ascending")
+        require(self.noise_snr_db[0] <= self.noise_snr_db[1], f"{where}.noise_snr_db must be ascending")
+
+    @property
+    def filters(self) -> bool:
+        """Whether crops are filtered at all."""
+        return self.equalizer_db > 0 or self.low_pass_hz is not None or self.high_pass_hz is not None
+
+
+@dataclass(frozen=True)
 class Data:
     """Where crops come from and what they look like."""
 
-    train: tuple[str, ...] = ()  # folders, audio files or lists of files (.txt)
+    train: tuple[str, ...] = ()  # folders, audio files, lists of files (.txt), or prepared sets as DIR:SPLIT
     validation: tuple[str, ...] = ()
     batch_size: int = 16  # over all devices and hosts
     crop_samples: int = 9600
@@ -128,6 +156,7 @@ class Data:
     noisy_validation: tuple[str, ...] = ()  # likewise with `validation`, else clean or with `noise`
     noise: tuple[str, ...] = ()  # or noise that is mixed into what the model hears
     snr_db: tuple[float, float] = (0.0, 20.0)  # of that mixture, uniform
+    augmentation: Augmentation = Augmentation()  # off
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0 and self.crop_samples > 0, "data.batch_size and data.crop_samples must be positive")
@@ -151,6 +180,10 @@ class TrainConfig:
     init_from: str = ""  # model folder; parts of the model that are configured as there start from its weights
     statistics: str = ""  # file of the latents' mean and deviation for a vocoder, as `adjax statistics` writes it
     parallel: Literal["auto", "jit", "pmap", "shard_map"] = "auto"  # auto: jit for one device, pmap for several
+    precision: Literal["float32", "bfloat16"] = "float32"  # of convolutions; all else is float32
+    accumulate: int = 1  # micro-batches that a device goes through in a step, one after another
+    remat: bool = False  # compute activations of blocks again in the backward pass: less memory, more time
+    stop_on: tuple[Alarm, ...] = ()  # what stops the run instead of a warning (not finite: always)
     log_every: int = 100
     evaluate_every: int = 1000
     save_every: int = 1000
@@ -166,3 +199,7 @@ class TrainConfig:
         require(bool(self.trained), "trained must name a part")
         require(self.generator_start_step >= 0, "generator_start_step must not be negative")
         require(min(self.log_every, self.evaluate_every, self.save_every) > 0, "intervals must be positive")
+        require(
+            self.accumulate > 0 and self.data.batch_size % self.accumulate == 0,
+            f"data.batch_size ({self.data.batch_size}) must be a multiple of accumulate ({self.accumulate})",
+        )

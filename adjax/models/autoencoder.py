@@ -41,13 +41,14 @@ class ConvEncoder(nn.Module):
     """Audio [batch, samples, channels] to features [batch, ceil(samples / hop), width]."""
 
     config: config.ConvEncoder
+    remat: bool = False  # see Codec
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        c = self.config
+        c, block = self.config, nn.remat(EncoderBlock) if self.remat else EncoderBlock
         x = Conv(c.channels, 7, bias=False, causal=c.causal, weight_norm=c.weight_norm, name="conv")(x)
         for i, (ratio, stride) in enumerate(zip(c.ratios, c.strides, strict=True)):
-            x = EncoderBlock(c.channels * ratio, stride, c, name=f"conv_blocks_{i}")(x)
+            x = block(c.channels * ratio, stride, c, name=f"conv_blocks_{i}")(x)
         return elu(x) if c.activate else x
 
 
@@ -72,14 +73,15 @@ class ConvDecoder(nn.Module):
     """Latents [batch, frames, dim] to audio [batch, frames * hop, channels]."""
 
     config: config.ConvDecoder
+    remat: bool = False  # see Codec
 
     @nn.compact
     def __call__(self, zq: Array) -> Array:
-        c = self.config
+        c, block = self.config, nn.remat(DecoderBlock) if self.remat else DecoderBlock
         norm = c.weight_norm
         x = Conv(c.channels * c.ratios[0], 7, bias=False, causal=c.causal, weight_norm=norm, name="conv1")(zq)
         for i, (ratio, stride) in enumerate(zip((*c.ratios[1:], 1), c.strides, strict=True)):
-            x = DecoderBlock(c.channels * ratio, stride, c, name=f"conv_blocks_{i}")(x)
+            x = block(c.channels * ratio, stride, c, name=f"conv_blocks_{i}")(x)
         act = ELU if c.activate else NONE
         last = Conv(c.out_channels, 7, bias=False, causal=c.causal, weight_norm=norm, activation=act, name="conv2")
         return jnp.tanh(last(x)) if c.activate else last(x)

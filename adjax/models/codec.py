@@ -27,27 +27,29 @@ class Reconstruction(NamedTuple):
 class Codec(nn.Module):
     """Audio [batch, samples, channels], codes int32[batch, frames, codebooks].
 
-    The three parts are methods of their own, so that an encoder and a decoder can run on different machines.
+    The three parts are methods of their own, so that an encoder and a decoder can run on different machines. With
+    `remat` a backward pass computes the activations inside blocks again instead of keeping them (jax.checkpoint).
     """
 
     config: config.ModelConfig
+    remat: bool = False
 
     def setup(self) -> None:
         c = self.config
         encoder, decoder = c.encoder, c.decoder
         if isinstance(encoder, config.ConvEncoder):
-            self.encoder = ConvEncoder(encoder)
+            self.encoder = ConvEncoder(encoder, self.remat)
             norm = encoder.weight_norm
         else:
-            self.encoder, norm = SpectralEncoder(encoder), False
+            self.encoder, norm = SpectralEncoder(encoder, self.remat), False
         self.projector = Conv(c.quantizer.dim, 3, bias=c.projector_bias, causal=encoder.causal, weight_norm=norm)
         self.quantizer = ResidualQuantizer(c.quantizer)
         if isinstance(decoder, config.ConvDecoder):
-            self.decoder = ConvDecoder(decoder)
+            self.decoder = ConvDecoder(decoder, self.remat)
         elif isinstance(decoder, config.Vocoder):
-            self.decoder = Vocoder(decoder)
+            self.decoder = Vocoder(decoder, self.remat)
         else:
-            self.decoder = SpectralDecoder(decoder, c.sample_rate_hz)
+            self.decoder = SpectralDecoder(decoder, c.sample_rate_hz, self.remat)
 
     def latents(self, audio: Array) -> Array:
         """Unquantized latents [batch, frames, dim]."""

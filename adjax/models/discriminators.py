@@ -48,14 +48,16 @@ class MultiScale(nn.Module):
     """Copies of one discriminator, on the signal and on it average-pooled once, twice ... (HiFi-GAN, section 2.3)."""
 
     config: config.MultiScale
+    remat: bool = False  # see Discriminators
 
     @nn.compact
     def __call__(self, audio: Array) -> Outputs:
+        discriminator = nn.remat(ScaleDiscriminator) if self.remat else ScaleDiscriminator
         outputs = []
         for i in range(self.config.scales):
             if i:  # the published pooling counts the padding in the mean
                 audio = nn.avg_pool(audio, (4,), (2,), [(2, 2)], count_include_pad=True)  # type: ignore[arg-type]
-            outputs.append(ScaleDiscriminator(self.config, name=f"discriminators_{i}")(audio))
+            outputs.append(discriminator(self.config, name=f"discriminators_{i}")(audio))
         return outputs
 
 
@@ -89,11 +91,13 @@ class MultiPeriod(nn.Module):
     """A discriminator for each period (HiFi-GAN, section 2.3)."""
 
     config: config.MultiPeriod
+    remat: bool = False  # see Discriminators
 
     @nn.compact
     def __call__(self, audio: Array) -> Outputs:
+        discriminator = nn.remat(PeriodDiscriminator) if self.remat else PeriodDiscriminator
         periods = enumerate(self.config.periods)
-        return [PeriodDiscriminator(self.config, p, name=f"discriminators_{i}")(audio) for i, p in periods]
+        return [discriminator(self.config, p, name=f"discriminators_{i}")(audio) for i, p in periods]
 
 
 class ResolutionDiscriminator(nn.Module):
@@ -127,11 +131,13 @@ class MultiResolution(nn.Module):
     """A discriminator for each STFT resolution (UnivNet, section 2.2)."""
 
     config: config.MultiResolution
+    remat: bool = False  # see Discriminators
 
     @nn.compact
     def __call__(self, audio: Array) -> Outputs:
+        discriminator = nn.remat(ResolutionDiscriminator) if self.remat else ResolutionDiscriminator
         resolutions = range(len(self.config.fft_sizes))
-        return [ResolutionDiscriminator(self.config, i, name=f"discriminators_{i}")(audio) for i in resolutions]
+        return [discriminator(self.config, i, name=f"discriminators_{i}")(audio) for i in resolutions]
 
 
 class StftUnit(nn.Module):
@@ -180,10 +186,12 @@ class Discriminators(nn.Module):
     """All configured discriminators on audio[batch, samples, 1], in the order scale, resolution, stft, period.
 
     Scores of different kinds have different shapes: losses average each over all its elements. Raises ValueError for
-    audio of more than one channel (fold channels into the batch) or shorter than the kernels.
+    audio of more than one channel (fold channels into the batch) or shorter than the kernels. `remat` as in Codec, of
+    each sub-discriminator.
     """
 
     config: config.Discriminators
+    remat: bool = False
 
     @nn.compact
     def __call__(self, audio: Array) -> Outputs:
@@ -191,11 +199,12 @@ class Discriminators(nn.Module):
         if audio.ndim != 3 or audio.shape[-1] != 1:
             raise ValueError(f"discriminators take audio [batch, samples, 1], not {audio.shape}")
         if c.scale:
-            outputs += MultiScale(c.scale, name="scale")(audio)
+            outputs += MultiScale(c.scale, self.remat, name="scale")(audio)
         if c.resolution:
-            outputs += MultiResolution(c.resolution, name="resolution")(audio)
+            outputs += MultiResolution(c.resolution, self.remat, name="resolution")(audio)
         if c.stft:
-            outputs += ComplexStft(c.stft, name="stft")(audio)
+            stft = nn.remat(ComplexStft) if self.remat else ComplexStft
+            outputs += stft(c.stft, name="stft")(audio)
         if c.period:
-            outputs += MultiPeriod(c.period, name="period")(audio)
+            outputs += MultiPeriod(c.period, self.remat, name="period")(audio)
         return outputs

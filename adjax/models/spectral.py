@@ -41,17 +41,18 @@ class SpectralEncoder(nn.Module):
     """Audio [batch, frames * hop, 1] to features [batch, frames, channels]; a frame sees its hop and the one before."""
 
     config: config.SpectralEncoder
+    remat: bool = False  # see adjax.models.codec.Codec
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        c = self.config
+        c, unit = self.config, nn.remat(FrameUnit) if self.remat else FrameUnit
         hop = c.hop_samples
         sigma = self.variable(STATS, "sigma", jnp.ones, (hop,)).value
         bins = FixedConv(name="analysis")(x.reshape(x.shape[0], -1, hop), dsp.analysis_kernel(hop))
         x = jnp.arcsinh(3 * bins / jnp.concatenate([sigma, sigma]))
         x = _linear(c.channels, 2 * hop, 1.0, "expand")(x)
         for i, dilation in enumerate(c.dilations):
-            x = FrameUnit(dilation, name=f"units_{i}")(x)
+            x = unit(dilation, name=f"units_{i}")(x)
         return RmsNorm(name="norm")(x)
 
 
@@ -64,16 +65,17 @@ class SpectralDecoder(nn.Module):
 
     config: config.SpectralDecoder
     sample_rate_hz: int
+    remat: bool = False  # see adjax.models.codec.Codec
 
     @nn.compact
     def __call__(self, zq: Array) -> Array:
-        c = self.config
+        c, unit = self.config, nn.remat(FrameUnit) if self.remat else FrameUnit
         hop = c.hop_samples
         batch, frames, dim = zq.shape
         sigma = self.variable(STATS, "sigma", jnp.ones, (hop,)).value
         x = Conv(c.channels, 3, kernel_init=nn.initializers.normal((3 * dim) ** -0.5), name="expand")(zq)
         for i, dilation in enumerate(c.dilations):
-            x = FrameUnit(dilation, name=f"units_{i}")(x)
+            x = unit(dilation, name=f"units_{i}")(x)
         bins = _linear(hop, c.channels, 0.1, "bins")(RmsNorm(name="norm")(x)) * sigma
         first = min(hop, int(c.random_signs_above_hz * 2 * hop / self.sample_rate_hz))
         signs = dsp.frame_signs(FrameCounter(name="counter")(batch, frames), hop)

@@ -52,6 +52,7 @@ class Vocoder(nn.Module):
     """
 
     config: config.Vocoder
+    remat: bool = False  # see adjax.models.codec.Codec
 
     @nn.compact
     def __call__(self, zq: Array) -> Array:
@@ -61,6 +62,7 @@ class Vocoder(nn.Module):
             scale = self.variable(STATS, "scale", jnp.ones, (zq.shape[-1],)).value
             zq = (zq - mean) / scale
         norm, fusion = c.weight_norm, GroupFusion if c.groups > 1 else ReceptiveFieldFusion
+        fusion = nn.remat(fusion) if self.remat else fusion
         x = Conv(c.channels, c.kernel_size, bias=c.bias, weight_norm=norm, name="input_conv")(zq)
         for i, stride in enumerate(c.strides):
             channels, act = c.channels >> (i + 1), leaky(c.slope)

@@ -6,6 +6,8 @@ context is what the previous call left there, so any chunking computes what the 
 
 1. a fresh stream state is all zeros; 2. every leaf of it leads with the batch axis; 3. streaming from fresh equals
 offline for every chunking; 4. state shapes do not depend on the chunk; 5. nothing outside this module reads it.
+
+A layer convolves in the type of its kernel and gives float32: training may cast kernels (adjax.nn.precision).
 """
 
 from __future__ import annotations
@@ -20,20 +22,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from adjax import kernels
 from adjax.kernels import PACKED
+from adjax.nn.precision import convolve_time
 
 STREAM = "stream"
 STATS = "stats"  # constants of a model that come from its training set
-_LAYOUT = ("NWC", "WIO", "NWC")
 
 
 @jax.custom_vjp
 def elu(x: Array) -> Array:
-    """ELU with alpha 1; its gradient needs the output only."""
-    return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
+    """ELU with alpha 1; its gradient needs the output only. Computed in float32: bfloat16 has no exp(x) - 1 near 0."""
+    y = x.astype(jnp.float32)
+    return jnp.where(y > 0, y, jnp.exp(jnp.minimum(y, 0)) - 1).astype(x.dtype)
 
 
 def _elu_forward(x: Array) -> tuple[Array, Array]:
@@ -80,9 +83,9 @@ def fan_in_uniform(fan_in: int) -> Callable[..., Array]:
 
 
 def normalize(v: Array, g: Array) -> Array:
-    """Weight norm g * v / ||v||; the norm runs over the axes along which g has length 1."""
-    axes = tuple(i for i, n in enumerate(g.shape) if n == 1)
-    return v * (g / jnp.sqrt(jnp.sum(v * v, axis=axes, keepdims=True)))
+    """Weight norm g * v / ||v||, in the type of v; the norm runs over the axes along which g has length 1."""
+    axes, wide = tuple(i for i, n in enumerate(g.shape) if n == 1), v.astype(g.dtype)
+    return (wide * (g / jnp.sqrt(jnp.sum(wide * wide, axis=axes, keepdims=True)))).astype(v.dtype)
 
 
 def fold_weight_norm(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +174,8 @@ class _Layer(nn.Module):
             if stored is not None:
                 stored.value = later
             return y
-        x, padding = activation(x), (0, 0)
+        weights = kernel()
+        x, padding = activation(x.astype(weights.dtype)), (0, 0)  # cast first: what is kept for gradients is small
         if self._is_streaming() or repeat_first:
             earlier, stored = self._context(x[:, :1], context, repeat_first)
             x = jnp.concatenate([earlier, x], axis=1)
@@ -179,9 +183,7 @@ class _Layer(nn.Module):
                 stored.value = x[:, x.shape[1] - context :]
         else:  # the convolution pads: a training step need not copy x
             padding = (context, 0)
-        y = lax.conv_general_dilated(
-            x, kernel(), (stride,), [padding], rhs_dilation=(dilation,), dimension_numbers=_LAYOUT
-        )
+        y = convolve_time(x, weights, stride, padding, dilation).astype(jnp.float32)
         y = y if bias is None else y + bias
         return y if residual is None else residual + y
 

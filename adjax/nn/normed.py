@@ -1,7 +1,8 @@
 """Convolutions of discriminators: strided, grouped, in one or two dimensions, with weight or spectral norm.
 
-Channels are last, and nothing here streams. XLA's gradients of grouped and of strided convolutions are several times
-slower on a CPU than their FLOPs (scripts/time_discriminators.py measures that), hence formulations of one result:
+Channels are last, and nothing here streams. A layer convolves in the type of its kernel and gives float32. XLA's
+gradients of grouped and of strided convolutions are several times slower on a CPU than their FLOPs
+(scripts/time_discriminators.py measures that), hence formulations of one result:
 
 * grouped: the backward pass folds the stride into the channels; the kernel's gradient is a convolution a group;
 * one-dimensional and wide: the windows are laid side by side and multiplied with the kernel as a matrix;
@@ -21,10 +22,11 @@ from jax import Array, lax
 
 from adjax.config.discriminators import Norm
 from adjax.nn.conv import fan_in_uniform, normalize
+from adjax.nn.precision import convolve_time
 
 SPECTRAL = "spectral"  # for each kernel under spectral norm, its first singular vector over the outputs
 _WIDE = 512  # input channels from which a matrix product is faster; below, windows cost as much as they save
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class NormedConv(nn.Module):
@@ -56,8 +58,9 @@ class NormedConv(nn.Module):
         else:
             kernel = self.param("kernel", init, shape)
             if self.norm == "spectral":
-                kernel = kernel / self._largest_singular_value(kernel.reshape(-1, self.features))
-        y = convolve(x, kernel, self.strides, self.padding, self.groups)
+                wide = kernel.astype(jnp.float32)
+                kernel = (wide / self._largest_singular_value(wide.reshape(-1, self.features))).astype(kernel.dtype)
+        y = convolve(x.astype(kernel.dtype), kernel, self.strides, self.padding, self.groups).astype(jnp.float32)
         return y + self.param("bias", init, (self.features,))
 
     def _largest_singular_value(self, matrix: Array) -> Array:
@@ -92,9 +95,10 @@ def convolve(x: Array, kernel: Array, strides: tuple[int, ...], padding: tuple[i
 
 
 def _plain(x: Array, kernel: Array, stride: int = 1, padding: tuple[int, ...] = (0,), groups: int = 1) -> Array:
-    layout, sides = _LAYOUTS[kernel.ndim - 2], [(side, side) for side in padding]
-    strides = (stride,) * (kernel.ndim - 2)
-    return lax.conv_general_dilated(x, kernel, strides, sides, dimension_numbers=layout, feature_group_count=groups)
+    if kernel.ndim == 3:
+        return convolve_time(x, kernel, stride, (padding[0], padding[0]), groups=groups)
+    sides = [(side, side) for side in padding]
+    return lax.conv_general_dilated(x, kernel, (stride, stride), sides, dimension_numbers=_LAYOUT)
 
 
 def _as_matrix(x: Array, kernel: Array, stride: int, padding: tuple[int, ...]) -> Array:

@@ -119,18 +119,10 @@ def export_model(config: ModelConfig, variables: Mapping[str, Any], out_dir: Pat
     """
     if not isinstance(config.decoder, Vocoder):
         return [export_checkpoint(config, variables, out_dir, steps)]
-    if not isinstance(config.encoder, ConvEncoder):
-        raise AdjaxError(
-            f"{config.name}: the published program has no {type(config.encoder).__name__}; only a ConvEncoder with a "
-            "ConvDecoder or a Vocoder can be exported"
-        )
     vocoder = VocoderModel(config.name, config.sample_rate_hz, config.quantizer.dim, config.decoder)
     constants = {"stats": variables["stats"]} if "stats" in variables else {}
-    autoencoder = replace(config, decoder=mirrored_decoder(config.encoder))
-    rest = {k: v for k, v in variables.items() if k != "stats"}
-    decoder = zero_decoder(autoencoder)
+    autoencoder, own = encoder_alone(config, variables)
     vocoder_variables = {"params": {"decoder": variables["params"]["decoder"]}, **constants}
-    own = {**rest, "params": {**variables["params"], "decoder": decoder}}
     config_text(autoencoder)  # what cannot be exported fails before anything is written
     to_torch(generator_rows(vocoder), vocoder_variables)
     out_dir = Path(out_dir)
@@ -138,6 +130,21 @@ def export_model(config: ModelConfig, variables: Mapping[str, Any], out_dir: Pat
         export_checkpoint(autoencoder, own, out_dir / "autoencoder", steps),
         export_checkpoint(vocoder, vocoder_variables, out_dir / "vocoder", steps),
     ]
+
+
+def encoder_alone(config: ModelConfig, variables: Mapping[str, Any]) -> tuple[ModelConfig, Variables]:
+    """A pairing's encoder and codebooks as the released program has them, with a symmetric decoder of zeros.
+
+    Raises AdjaxError for an encoder that the released program does not have.
+    """
+    if not isinstance(config.encoder, ConvEncoder):
+        raise AdjaxError(
+            f"{config.name}: the published program has no {type(config.encoder).__name__}; only a ConvEncoder with a "
+            "ConvDecoder or a Vocoder can be exported"
+        )
+    autoencoder = replace(config, decoder=mirrored_decoder(config.encoder))
+    rest = {k: v for k, v in variables.items() if k != "stats"}
+    return autoencoder, {**rest, "params": {**variables["params"], "decoder": zero_decoder(autoencoder)}}
 
 
 def mirrored_decoder(encoder: ConvEncoder) -> ConvDecoder:

@@ -84,25 +84,25 @@ def import_training(checkpoint: Path, name: str | None = None) -> TrainingState:
     return TrainingState(model, discriminators, **found, steps=steps, epochs=epochs, train_mode=train_mode)
 
 
-def export_training(state: TrainingState, out_dir: Path) -> Path:
+def export_training(state: TrainingState, out_dir: Path, settings: Mapping[str, Any] | None = None) -> Path:
     """Writes OUT_DIR/checkpoint-<steps>steps.pkl, that the released program can go on from, and its `config.yml`.
 
     The latter has the networks, optimizers and schedules; losses, data and intervals, which a checkpoint does not
-    depend on, are the user's. A vocoder's folder holds stats.npy too. Returns the checkpoint's path.
+    depend on, are those of `settings`. A vocoder's folder holds stats.npy too. Returns the checkpoint's path.
     Raises AdjaxError for what the released program cannot hold and where nothing can be written.
     """
-    settings: dict[str, Any] = {"train_mode": state.train_mode}
+    entries: dict[str, Any] = {"train_mode": state.train_mode, **(settings or {})}
     tree: dict[str, Any] = {"optimizer": {}, "scheduler": {}, "steps": state.steps, "epochs": state.epochs, "model": {}}
     rows = (generator_rows(state.model), discriminator_rows(state.discriminators))
     for network, network_rows in zip(_NETWORKS, rows, strict=True):
         part: NetworkState = getattr(state, network)
-        settings |= optimizer_parameters(part.optimizer, network)
+        entries |= optimizer_parameters(part.optimizer, network)
         tree["model"][network] = to_torch(network_rows, part.variables)
         numbered = _number(network_rows, part)
         group, schedule = states(part.optimizer, len(_keys(network_rows)), part.learning_rate, part.updates)
         tree["optimizer"][network] = {"state": numbered, "param_groups": [group]}
         tree["scheduler"][network] = schedule
-    return write_folder(Path(out_dir), config_text(state.model, state.discriminators, settings), tree)
+    return write_folder(Path(out_dir), config_text(state.model, state.discriminators, entries), tree)
 
 
 def _entry(tree: Mapping[str, Any], kind: str, network: str) -> Any:

@@ -52,6 +52,12 @@ class Values:
                 shown = repr(key[:40]) if isinstance(key, str) else f"({type(key).__name__})"
                 self.problems.append(f"{self.prefix}{shown} is unknown")
 
+    def need(self, *keys: str) -> None:
+        """Keys that are missing are problems: where a default would be a guess."""
+        for key in keys:
+            if key not in self.values:
+                self.problem(key, "is missing")
+
     def within(self, key: str) -> Values:
         """Look-ups in the mapping at `key`; an empty one if it is missing."""
         value = self.values.get(key, {})

@@ -67,6 +67,8 @@ class Checkpoints:
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise AdjaxError(f"{self.directory} already has step {latest}, so step {step} cannot be saved after it")
+        if jax.process_count() > 1:  # Orbax takes one host's arrays for parts of larger ones: the first host writes all
+            generator, training = jax.tree.map(np.asarray, (generator, training))
         digests = {"generator": digest(generator), "training": digest(training), "meta": _digest_json(meta)}
         args = self._ocp.args
         items = args.Composite(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
-from adjax.config import TrainConfig
+from adjax.config import Augmentation, TrainConfig
 from adjax.train import data
 
 VALIDATION_SEED = 1_000_003
@@ -25,26 +26,33 @@ class Corpus(NamedTuple):
 
 
 def open_corpus(config: TrainConfig) -> Corpus:
-    """The corpus of a run; AdjaxError if no audio is usable, or a noisy version is missing."""
+    """The corpus of a run; AdjaxError if no audio is usable, or a noisy version is missing.
+
+    Validation crops are not augmented: they are to tell how the model does on real microphones.
+    """
     model, wanted = config.model, config.data
-    find = partial(data.scan, sample_rate_hz=model.sample_rate_hz, channels=model.audio_channels)
-    sources, report = find(wanted.train, minimum_samples=wanted.crop_samples)
-    _log.info("training data: %s", report)
+    rate, channels = model.sample_rate_hz, model.audio_channels
+
+    def found(what: str, paths: tuple[str, ...], minimum_samples: int) -> list[data.Source]:
+        if not paths and what != "training data":
+            return []
+        sources, report = data.scan(paths, rate, channels, minimum_samples)
+        _log.info("%s: %s", what, report)
+        return sources
+
+    sources = found("training data", wanted.train, wanted.crop_samples)
     if wanted.noisy:
         sources = data.pair(sources, wanted.train, wanted.noisy)
-    noise: list[data.Source] = []
-    if wanted.noise:
-        noise, report = find(wanted.noise, minimum_samples=wanted.context_samples + wanted.crop_samples)
-        _log.info("noise: %s", report)
-    open_crops = partial(
-        data.crops, data=wanted, sample_rate_hz=model.sample_rate_hz, channels=model.audio_channels, noise=noise
-    )
-    whole = open_crops(sources, seed=config.seed)
-    share = open_crops(sources, seed=config.seed, shard=(jax.process_index(), jax.process_count()))
-    if not wanted.validation:
+    drawn = data.drawn_samples(wanted, rate)
+    noise = found("noise", wanted.noise, drawn)
+    background = found("background noise", wanted.augmentation.noise, drawn)
+    open_crops = partial(data.crops, data=wanted, sample_rate_hz=rate, channels=channels, noise=noise)
+    open_train = partial(open_crops, sources, seed=config.seed, background=background)
+    whole, share = open_train(), open_train(shard=(jax.process_index(), jax.process_count()))
+    sources = found("validation data", wanted.validation, wanted.crop_samples)
+    if not sources:
         return Corpus(whole, share, None)
-    sources, report = find(wanted.validation, minimum_samples=wanted.crop_samples)
-    _log.info("validation data: %s", report)
     if wanted.noisy_validation:
         sources = data.pair(sources, wanted.validation, wanted.noisy_validation)
-    return Corpus(whole, share, open_crops(sources, seed=VALIDATION_SEED))
+    natural = replace(wanted, augmentation=Augmentation())
+    return Corpus(whole, share, open_crops(sources, data=natural, seed=VALIDATION_SEED))

@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from adjax.errors import AdjaxError
+
 FFT_SAMPLES, HOP_SAMPLES = 1024, 256
 DYNAMIC_RANGE_DB = 80.0
 # Anchors of the spectrogram's colours, quiet to loud: lightness rises evenly, so that the picture survives in grey.
@@ -48,14 +50,20 @@ class Logs:
             self._reopen(step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Append {"step": …, "time": seconds since 1970, name: value, …}; values that are not finite become null."""
+        """Append {"step": …, "time": seconds since 1970, name: value, …}; values that are not finite become null.
+
+        Raises AdjaxError where the file cannot be written, as on a full disk.
+        """
         if not self._file:
             return
         if reserved := {"step", "time"} & values.keys():
             raise ValueError(f"a scalar cannot be called {', '.join(sorted(reserved))}: the record has it already")
         numbers = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._file.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **finite}) + "\n")
+        try:
+            self._file.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **finite}) + "\n")
+        except OSError as error:
+            raise AdjaxError(f"{self._path}: cannot write the log of step {step}: {error.strerror}") from error
         if writer := self._open_writer():
             for name, value in numbers.items():
                 writer.add_scalar(name, value, step)
@@ -90,8 +98,12 @@ class Logs:
     def __enter__(self) -> Logs:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except OSError as error:
+            if kind is None:  # else what ends the run is the better message: both met the same full disk
+                raise AdjaxError(f"{self._folder}: cannot write the logs: {error.strerror}") from error
 
     def _reopen(self, last_step: int | None) -> None:
         """Open the log to append, without a line that a crash left half-written and the steps after `last_step`."""

@@ -1,11 +1,9 @@
-"""The training loop: devices, checkpoints, logs and guards around the pure steps."""
+"""The training loop: devices, hosts, checkpoints, logs and guards around the pure steps."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import math
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +11,9 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from adjax import dsp, losses, weights
+from adjax import dsp, losses, metrics, weights
 from adjax.config import TrainConfig
 from adjax.errors import AdjaxError
 from adjax.models.codec import Codec
@@ -23,15 +22,13 @@ from adjax.strict_json import from_dict, to_dict, to_json
 from adjax.train import data, parallel, statistics
 from adjax.train.checkpoints import Checkpoints
 from adjax.train.corpus import open_corpus
+from adjax.train.guards import Monitor
 from adjax.train.logs import Logs
 from adjax.train.start import abstract_items, items, restored, started
-from adjax.train.state import TrainState, learning_rates, make_optimizers, variables
+from adjax.train.state import TrainState, make_optimizers, variables
 from adjax.train.steps import Phase, kmeans_step, make_step, phase
 
-COLLAPSED_SHARE = 0.1  # a codebook with fewer of its codes in use than this has collapsed
 VALIDATION_BATCHES = 4
-
-_log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, run_dir: Path, resume: bool = False) -> Path:
@@ -39,11 +36,15 @@ def train(config: TrainConfig, run_dir: Path, resume: bool = False) -> Path:
 
     `run_dir` also holds the resolved configuration, checkpoints and logs. Raises AdjaxError if the folder holds a run
     already (unless `resume`), if no audio is usable, or if a loss is not finite (the last good checkpoint is kept).
+    Every process of a run on several hosts calls this with the same arguments; `run_dir` is a folder that all share.
     """
+    parallel.check_devices(config.parallel, config.data.batch_size, config.accumulate)
     if not resume and (run_dir / "checkpoints").is_dir() and any((run_dir / "checkpoints").iterdir()):
         raise AdjaxError(f"{run_dir}: holds a run already; continue it with --resume, or choose another --run-dir")
     corpus = open_corpus(config)
     primary = jax.process_index() == 0
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("adjax: every host has looked into the run's folder")
     run_dir.mkdir(parents=True, exist_ok=True)
     optimizers = make_optimizers(config)
 
@@ -61,7 +62,7 @@ def train(config: TrainConfig, run_dir: Path, resume: bool = False) -> Path:
             (run_dir / "config.json").write_text(to_json(config))
         first = int(state.step)
         logs.truncate_after(first)
-        monitor = _Monitor(config, logs, checkpoints)
+        monitor = Monitor(config, logs, checkpoints)
         on = backend(phase(config, first))
         state = on.put_state(state)
         try:
@@ -72,23 +73,24 @@ def train(config: TrainConfig, run_dir: Path, resume: bool = False) -> Path:
                         one = on.get(state)
                         books = statistics.kmeans_codebooks(config, one, data.batches(corpus.whole))
                         state = on.put_state(one._replace(codebooks=books))
-                    state, metrics = on.step(state, on.put_batch(next(batches)))
-                    monitor.after(step + 1, partial(on.get, metrics))
-                    if (step + 1) % config.evaluate_every == 0 and corpus.validation is not None:
+                    state, measured = on.step(state, on.put_batch(next(batches)))
+                    monitor.after(step + 1, partial(on.get, measured))
+                    if primary and (step + 1) % config.evaluate_every == 0 and corpus.validation is not None:
                         _evaluate(config, on.get(state), corpus.validation, step + 1, logs)
                     if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
                         monitor.flush()
                         _save(config, on.get(state), checkpoints)
         except KeyboardInterrupt:
             monitor.flush()
-            if int(on.get(state).step) > (checkpoints.latest_step() or 0):
+            alone = jax.process_count() == 1  # else the others may be at another step, and do not save
+            if alone and int(on.get(state).step) > (checkpoints.latest_step() or 0):
                 _save(config, on.get(state), checkpoints)
             raise
-    return export(run_dir, run_dir / "model") if primary else run_dir / "model"
+    return export(run_dir, run_dir / "model")
 
 
 def export(run_dir: Path, folder: Path, step: int | None = None, compact: bool = False) -> Path:
-    """Write the model folder of a run's checkpoint (the latest by default).
+    """Write the model folder of a run's checkpoint (the latest by default); every process of a run makes the same call.
 
     `compact` leaves out the codebooks' statistics, which only training needs, and stores float16.
     """
@@ -98,6 +100,8 @@ def export(run_dir: Path, folder: Path, step: int | None = None, compact: bool =
         if step is None:
             raise AdjaxError(f"{run_dir}: has no complete checkpoint yet")
         generator = checkpoints.restore_generator(step, abstract_items(config)[0])
+    if jax.process_index():
+        return folder
     if not compact:
         return weights.save_model(folder, config.model, generator)
     generator[CODEBOOK] = {"quantizer": {"embed": generator[CODEBOOK]["quantizer"]["embed"]}}
@@ -119,10 +123,10 @@ def _save(config: TrainConfig, state: TrainState, checkpoints: Checkpoints) -> N
 
 
 def _evaluate(config: TrainConfig, state: TrainState, validation: Any, step: int, logs: Logs) -> None:
-    """Validation losses, and the first crop as audio and spectrograms."""
+    """Validation losses, objective metrics, and the first crop as audio and spectrograms."""
     model, rate = config.model, config.model.sample_rate_hz
     start, delay = config.data.context_samples, model.delay_samples
-    sums: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
     for k in range(VALIDATION_BATCHES):
         batch = validation[k]
         clean = batch[1] if isinstance(batch, tuple) else batch
@@ -130,70 +134,23 @@ def _evaluate(config: TrainConfig, state: TrainState, validation: Any, step: int
         natural = dsp.fold_channels(clean[:, start : clean.shape[1] - delay])
         decoded = dsp.fold_channels(decoded[:, start + delay :])
         for name, value in losses.metric_losses(decoded, natural, config.losses, rate).items():
-            sums[f"validation/{name}"] = sums.get(f"validation/{name}", 0.0) + float(value) / VALIDATION_BATCHES
+            values.setdefault(name, []).append(float(value))
+        natural, decoded = np.asarray(natural), np.asarray(decoded)
+        for pair in zip(natural, decoded, strict=True):
+            for name, value in metrics.quality(*pair, rate).items():
+                if math.isfinite(value):  # SI-SDR of silence is not
+                    values.setdefault(name, []).append(value)
         if k == 0:
             for tag, signal in (("natural", natural[0]), ("decoded", decoded[0])):
-                logs.audio(step, tag, np.asarray(signal), rate)
-                logs.spectrogram(step, f"{tag}_spectrogram", np.asarray(signal))
-    logs.scalars(step, sums)
+                logs.audio(step, tag, signal, rate)
+                logs.spectrogram(step, f"{tag}_spectrogram", signal)
+    logs.scalars(step, {f"validation/{name}": sum(found) / len(found) for name, found in values.items()})
 
 
 @partial(jax.jit, static_argnums=0)
 def _decode_again(model: Any, tree: Any, audio: jax.Array) -> jax.Array:
     codec = Codec(model)
     return cast(jax.Array, codec.apply(tree, codec.apply(tree, audio, method="encode"), method="decode"))
-
-
-class _Monitor:
-    """Reads a step's metrics once the next is under way; logs their means and stops on what is not finite."""
-
-    def __init__(self, config: TrainConfig, logs: Logs, checkpoints: Checkpoints) -> None:
-        self._config, self._logs, self._checkpoints = config, logs, checkpoints
-        self._rates = learning_rates(config)
-        self._pending: tuple[int, Any] | None = None
-        self._values: dict[str, list[float]] = {}
-        self._steps, self._since = 0, time.perf_counter()
-        self._warned: set[str] = set()
-
-    def after(self, step: int, metrics: Any) -> None:
-        self.flush()
-        self._pending = (step, metrics)
-
-    def flush(self) -> None:
-        """Take the pending metrics in; raises AdjaxError if a loss or gradient is not finite."""
-        if self._pending is None:
-            return
-        (step, metrics), self._pending = self._pending, None
-        values = {name: float(value) for name, value in metrics().items()}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            self._logs.scalars(step, values)
-            kept = self._checkpoints.latest_step()
-            where = "no checkpoint was written yet" if kept is None else f"the checkpoint of step {kept} is kept"
-            raise AdjaxError(f"training stopped: {bad[0]} is {values[bad[0]]} at step {step}; {where}")
-        for name, value in values.items():
-            self._values.setdefault(name, []).append(value)
-        self._steps += 1
-        if step % self._config.log_every == 0:
-            self._write(step)
-
-    def _write(self, step: int) -> None:
-        now = time.perf_counter()
-        means = {f"train/{name}": math.fsum(values) / len(values) for name, values in self._values.items()}
-        adversarial, (rate, other) = self._config.adversarial, self._rates
-        if step > self._config.generator_start_step:
-            means["learning_rate"] = float(cast(jax.Array, rate(step - 1 - self._config.generator_start_step)))
-        if adversarial and other and step > adversarial.start_step:
-            means["discriminator_learning_rate"] = float(cast(jax.Array, other(step - 1 - adversarial.start_step)))
-        means["steps_per_second"] = self._steps / (now - self._since)
-        self._logs.scalars(step, means)
-        self._values, self._steps, self._since = {}, 0, now
-        size = self._config.model.quantizer.codebook_size
-        for name, used in means.items():
-            if name.startswith("train/codes_used_") and used < COLLAPSED_SHARE * size and name not in self._warned:
-                self._warned.add(name)
-                stage = name.rpartition("_")[2]
-                _log.warning("codebook %s is collapsing: %.0f of %d codes in use at step %d", stage, used, size, step)
 
 
 class _closing:

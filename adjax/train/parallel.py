@@ -12,6 +12,8 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from adjax.errors import AdjaxError
+
 AXIS = "data"
 Tree = Any
 Device = Any  # a jax.Device, whose class jaxlib shows to no type checker
@@ -34,17 +36,42 @@ def device_key(key: Array, axis: str | None) -> Array:
 
 
 def value_and_grad(
-    loss: Callable[..., tuple[Array, Tree]], params: Tree, axis: str | None
-) -> tuple[tuple[Array, Tree], Tree]:
-    """Global mean of a local mean loss (with local auxiliary output), and the gradient of that global mean.
+    loss: Callable[[Tree, Tree], tuple[Array, tuple[Tree, Tree]]],
+    params: Tree,
+    rows: Tree,
+    axis: str | None,
+    accumulate: int = 1,
+) -> tuple[tuple[Array, tuple[Tree, Tree]], Tree]:
+    """Global mean of a loss, other global means, what belongs to this device's rows, and the gradient of that mean.
+
+    `loss(params, rows)` gives local means (the loss and a tree of others) and a tree of what belongs to the rows, whose
+    leaves are arrays [local batch, ...]. With `accumulate` the rows are gone through in so many equal parts, one after
+    another, of which means and gradient are averages; what belongs to the rows then comes stacked, [accumulate, ...].
 
     Parameters are marked as varying first: under shard_map's checks the gradient with respect to a replicated argument
     would be summed over devices already, and a mean over devices would then be too large by their number.
     """
     if axis is not None:
-        params = jax.tree.map(lambda p: lax.pcast(p, axis, to="varying"), params)
-    (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    return (mean(value, axis), aux), mean(gradient, axis)
+        params = _varying(params, axis)
+    compute = jax.value_and_grad(loss, has_aux=True)
+    if accumulate == 1:
+        (value, (means, kept)), gradient = compute(params, rows)
+        return (mean(value, axis), (mean(means, axis), kept)), mean(gradient, axis)
+
+    def add(sums: Tree, part: Tree) -> tuple[Tree, Tree]:
+        (value, (means, kept)), gradient = compute(params, part)
+        return jax.tree.map(jnp.add, sums, (value, means, gradient)), kept
+
+    parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), rows)
+    (value, (means, _)), gradient = jax.eval_shape(compute, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (value, means, gradient))
+    sums, kept = lax.scan(add, zeros if axis is None else _varying(zeros, axis), parts)
+    value, means, gradient = mean(jax.tree.map(lambda x: x / accumulate, sums), axis)
+    return (value, (means, kept)), gradient
+
+
+def _varying(tree: Tree, axis: str) -> Tree:
+    return jax.tree.map(lambda x: lax.pcast(x, axis, to="varying"), tree)
 
 
 class Backend(NamedTuple):
@@ -57,6 +84,16 @@ class Backend(NamedTuple):
 
 
 Kind = Literal["auto", "jit", "pmap", "shard_map"]
+
+
+def check_devices(kind: Kind, batch_size: int, accumulate: int) -> None:
+    """Raises AdjaxError where the global batch does not divide into equal parts, or where `jit` meets several hosts."""
+    if kind == "jit" and jax.process_count() > 1:
+        raise AdjaxError("parallel=jit trains on one device of one host; several hosts need auto, pmap or shard_map")
+    devices = 1 if kind == "jit" else len(jax.devices())
+    if batch_size % (devices * accumulate):
+        parts = f"{devices} devices" + (f" times accumulate={accumulate}" if accumulate > 1 else "")
+        raise AdjaxError(f"data.batch_size ({batch_size}) must be a multiple of {devices * accumulate}: {parts}")
 
 
 def backend(make_step: Callable[[str | None], Step], kind: Kind, devices: Sequence[Device] | None = None) -> Backend:

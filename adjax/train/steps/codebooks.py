@@ -33,6 +33,20 @@ def after_context(quantized: Quantized, frames: int) -> Quantized:
     )
 
 
+def joined(latents: Array | None, kept: Quantized | None) -> tuple[Array | None, Quantized | None]:
+    """Latents and the quantizer's output for a batch, from those of its parts, stacked along a new first axis."""
+
+    def join(x: Array) -> Array:  # [parts, stages, batch, ...]
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+    if latents is not None:
+        latents = latents.reshape(-1, *latents.shape[2:])
+    if kept is None:
+        return latents, None
+    return latents, Quantized(kept.zq.reshape(-1, *kept.zq.shape[2:]), *map(join, kept[1:]))
+
+
 def count_codes(quantized: Quantized, config: Quantizer, axis: str | None) -> Array:
     """How often each code was chosen over all devices, [stages, size]."""
     return total(quantize.counts(quantized.codes, config.codebook_size), axis)

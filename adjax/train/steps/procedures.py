@@ -17,18 +17,21 @@ from jax import Array
 
 from adjax import dsp, losses
 from adjax.config import Adversarial, Part, TrainConfig
+from adjax.config import Discriminators as DiscriminatorsConfig
 from adjax.models.codec import Codec
 from adjax.models.discriminators import Discriminators, Outputs
 from adjax.nn import quantize
 from adjax.nn.normed import SPECTRAL
+from adjax.nn.precision import in_precision
 from adjax.nn.quantize import CODEBOOK, Quantized
-from adjax.train.parallel import Step, device_key, mean, value_and_grad
+from adjax.train.parallel import Step, device_key, value_and_grad
 from adjax.train.state import Optimizers, TrainState, Tree
 from adjax.train.steps.codebooks import (
     active_stages,
     after_context,
     codes_used,
     count_codes,
+    joined,
     next_codebooks,
     perplexities,
 )
@@ -110,15 +113,9 @@ def adversarial_step(
             state, metrics, latents = _update_generator(
                 config, optimizers, axis, parts, quantized, state, heard, target, adversarial
             )
-        if latents is None:
-            key = device_key(_key(config, state, 1), axis)
-            latents, kept = _encode(config, state.params, state, heard, key, quantized)
-            if kept is not None and "quantizer" in parts:
-                count = count_codes(kept, config.model.quantizer, axis)
-                books = next_codebooks(state.codebooks, kept, count, config.model.quantizer, key, axis)
-                state = state._replace(codebooks=books)
-        fake, real = _crops(config, _decode(config, state.params, state, latents), target)
-        state, more = _update_discriminators(adversarial, optimizers, axis, state, fake, real)
+        state, more = _update_discriminators(
+            config, adversarial, optimizers, axis, parts, quantized, state, heard, target, latents
+        )
         return state._replace(step=state.step + 1), metrics | more
 
     return step
@@ -137,19 +134,18 @@ def _update_generator(
 ) -> tuple[TrainState, Metrics, Array | None]:
     """State, metrics, and the latents that the decoder got, where they are still those of the updated generator."""
     key = device_key(_key(config, state, 0), axis)
-    coding = {"encoder", "projector"} & set(trained)  # else nothing before the decoder needs a gradient
-    coded = None if coding else _encode(config, state.params, state, heard, key, quantized)
 
-    def loss(params: Tree) -> tuple[Array, tuple[Metrics, Quantized | None]]:
+    def loss(params: Tree, rows: Tree) -> tuple[Array, tuple[Metrics, Tree]]:
+        heard, target, active = rows
         params = {**state.params, **params}
-        latents, kept = coded or _encode(config, params, state, heard, key, quantized)
+        latents, kept = _encode(config, params, state, heard, active, quantized)
         fake, real = _crops(config, _decode(config, params, state, latents), target)
         terms = losses.metric_losses(fake, real, config.losses, config.model.sample_rate_hz, axis)
         if kept is not None and config.losses.vq_weight:
             terms["vqloss"] = config.losses.vq_weight * jnp.sum(quantize.stage_losses(kept))
         total = sum(terms.values(), jnp.float32(0))
         if adversarial:
-            of_fake, of_real = (_discriminate(adversarial, state.discriminators, x)[0] for x in (fake, real))
+            of_fake, of_real = (_discriminate(config, state.discriminators, x)[0] for x in (fake, real))
             matching = losses.feature_matching(
                 of_fake,
                 of_real,
@@ -161,11 +157,13 @@ def _update_generator(
             terms["adversarial_loss"] = adversarial.weight * (scores + adversarial.feature_weight * matching)
             total += terms["adversarial_loss"]
             terms["feature_matching_loss"] = matching
-        return total, (terms, kept)
+        return total, (terms, (latents, kept))
 
     params = {part: state.params[part] for part in trained if part != "quantizer"}
-    (value, (terms, kept)), gradient = value_and_grad(loss, params, axis)
-    metrics = {**mean(terms, axis), "generator_loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    rows = heard, target, _active(config, key, heard, quantized)
+    (value, (terms, own)), gradient = value_and_grad(loss, params, rows, axis, config.accumulate)
+    latents, kept = own if config.accumulate == 1 else joined(*own)
+    metrics = {**terms, "generator_loss": value, "gradient_norm": optax.tree.norm(gradient)}
     updates, moments = optimizers.generator.update(gradient, state.optimizer, params)
     state = state._replace(params={**state.params, **cast(dict, optax.apply_updates(params, updates))})
     state = state._replace(optimizer=moments)
@@ -176,31 +174,58 @@ def _update_generator(
             books = next_codebooks(state.codebooks, kept, count, config.model.quantizer, key, axis)
             metrics |= codes_used(books)
             state = state._replace(codebooks=books)
-    return state, metrics, coded[0] if coded and "quantizer" not in trained else None
+    moved = {"encoder", "projector", "quantizer"} & set(trained)
+    return state, metrics, None if moved else latents
 
 
 def _update_discriminators(
-    adversarial: Adversarial, optimizers: Optimizers, axis: str | None, state: TrainState, fake: Array, real: Array
+    config: TrainConfig,
+    adversarial: Adversarial,
+    optimizers: Optimizers,
+    axis: str | None,
+    trained: Sequence[Part],
+    quantized: bool,
+    state: TrainState,
+    heard: Array,
+    target: Array,
+    latents: Array | None,
 ) -> tuple[TrainState, Metrics]:
-    """The discriminators' update on crops [batch, samples], without gradient to what made them."""
+    """The discriminators' update on what the generator makes of `latents`, or else of `heard`.
+
+    In the latter case the codebooks' averages move once more, if they are trained.
+    """
     fixed = {name: tree for name, tree in state.discriminators.items() if name != "params"}
-    natural, generated = slice(len(real)), slice(len(real), None)
+    key = device_key(_key(config, state, 1), axis)
     assert optimizers.discriminators is not None
 
-    def loss(params: Tree) -> tuple[Array, tuple[Metrics, Tree]]:
-        both, spectral = _discriminate(adversarial, {**fixed, "params": params}, jnp.concatenate([real, fake]), True)
-        of_real, of_fake = ([[x[rows] for x in layers] for layers in both] for rows in (natural, generated))
+    def loss(params: Tree, rows: Tree) -> tuple[Array, tuple[Tree, Tree]]:
+        latents, heard, target, active = rows
+        kept = None
+        if latents is None:
+            latents, kept = _encode(config, state.params, state, heard, active, quantized)
+        fake, real = _crops(config, _decode(config, state.params, state, latents), target)
+        natural, generated = slice(len(real)), slice(len(real), None)
+        both, spectral = _discriminate(config, {**fixed, "params": params}, jnp.concatenate([real, fake]), True)
+        of_real, of_fake = ([[x[half] for x in layers] for layers in both] for half in (natural, generated))
         real_loss, fake_loss = losses.discriminator_adversarial(
             of_real, of_fake, adversarial.loss, adversarial.average_by_discriminators
         )
-        return real_loss + fake_loss, ({"real_loss": real_loss, "fake_loss": fake_loss}, spectral)
+        return real_loss + fake_loss, (({"real_loss": real_loss, "fake_loss": fake_loss}, spectral), kept)
 
     params = state.discriminators["params"]
-    (value, (terms, spectral)), gradient = value_and_grad(loss, params, axis)
+    rows = latents, None, target, None
+    if latents is None:
+        rows = None, heard, target, _active(config, key, heard, quantized)
+    (value, ((terms, spectral), own)), gradient = value_and_grad(loss, params, rows, axis, config.accumulate)
     norm = optax.tree.norm(gradient)
     updates, moments = optimizers.discriminators.update(gradient, state.discriminators_optimizer, params)
-    moved = {**fixed, **mean(spectral, axis), "params": optax.apply_updates(params, updates)}
-    metrics = {**mean(terms, axis), "discriminator_loss": value, "discriminator_gradient_norm": norm}
+    moved = {**fixed, **spectral, "params": optax.apply_updates(params, updates)}
+    metrics = {**terms, "discriminator_loss": value, "discriminator_gradient_norm": norm}
+    _, kept = (None, own) if config.accumulate == 1 else joined(None, own)
+    if kept is not None and "quantizer" in trained:
+        count = count_codes(kept, config.model.quantizer, axis)
+        books = next_codebooks(state.codebooks, kept, count, config.model.quantizer, key, axis)
+        state = state._replace(codebooks=books)
     return state._replace(discriminators=moved, discriminators_optimizer=moments), metrics
 
 
@@ -210,15 +235,20 @@ def _key(config: TrainConfig, state: TrainState, forward: int) -> Array:
     return jax.random.fold_in(key, 3) if forward else key
 
 
+def _active(config: TrainConfig, key: Array, heard: Array, quantized: bool) -> Array | None:
+    """Stages that quantizer dropout leaves each crop of this device's batch."""
+    return active_stages(config.model.quantizer, key, heard.shape[0]) if quantized else None
+
+
 def _encode(
-    config: TrainConfig, params: Tree, state: TrainState, audio: Array, key: Array, quantized: bool
+    config: TrainConfig, params: Tree, state: TrainState, audio: Array, active: Array | None, quantized: bool
 ) -> tuple[Array, Quantized | None]:
     """What the decoder gets, [batch, frames, dim], and what the quantizer did after the context."""
-    variables = _variables(params, state)
+    variables = _variables(config, params, state)
+    codec = Codec(config.model, config.remat)
     if not quantized:
-        return cast(Array, Codec(config.model).apply(variables, audio, method="latents")), None
-    active = active_stages(config.model.quantizer, key, audio.shape[0])
-    out = cast(Quantized, Codec(config.model).apply(variables, audio, active, method=_quantize))
+        return cast(Array, codec.apply(variables, audio, method="latents")), None
+    out = cast(Quantized, codec.apply(variables, audio, active, method=_quantize))
     return out.zq, after_context(out, config.data.context_samples // config.model.hop_samples)
 
 
@@ -227,10 +257,12 @@ def _quantize(codec: Codec, audio: Array, active: Array | None) -> Quantized:
 
 
 def _decode(config: TrainConfig, params: Tree, state: TrainState, latents: Array) -> Array:
-    return cast(Array, Codec(config.model).apply(_variables(params, state), latents, method="decode_latents"))
+    codec = Codec(config.model, config.remat)
+    return cast(Array, codec.apply(_variables(config, params, state), latents, method="decode_latents"))
 
 
-def _variables(params: Tree, state: TrainState) -> Tree:
+def _variables(config: TrainConfig, params: Tree, state: TrainState) -> Tree:
+    params = in_precision(params, config.precision)
     return {"params": params, CODEBOOK: {"quantizer": {"embed": state.codebooks.embed}}, "stats": state.stats}
 
 
@@ -240,13 +272,20 @@ def _crops(config: TrainConfig, decoded: Array, target: Array) -> tuple[Array, A
     return dsp.fold_channels(decoded[:, start + delay :]), dsp.fold_channels(target[:, start : target.shape[1] - delay])
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _discriminate(adversarial: Adversarial, variables: Tree, crops: Array, track: bool = False) -> tuple[Outputs, Tree]:
+def _discriminate(config: TrainConfig, variables: Tree, crops: Array, track: bool = False) -> tuple[Outputs, Tree]:
     """Outputs of the discriminators on crops [batch, samples], and their collection of spectral norm, if they have it.
 
-    `track`: the latter after a step of its power method. Compiled on its own only to be traced once.
+    `track`: the latter after a step of its power method.
     """
-    module = Discriminators(adversarial.discriminators)
+    assert config.adversarial is not None
+    variables = {**variables, "params": in_precision(variables["params"], config.precision)}
+    return _apply_discriminators(config.adversarial.discriminators, config.remat, track, variables, crops)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))  # compiled on its own only to be traced once
+def _apply_discriminators(
+    wanted: DiscriminatorsConfig, remat: bool, track: bool, variables: Tree, crops: Array
+) -> tuple[Outputs, Tree]:
     mutable = [SPECTRAL] if track and SPECTRAL in variables else []
-    outputs, moved = module.apply(variables, crops[..., None], mutable=mutable)
+    outputs, moved = Discriminators(wanted, remat).apply(variables, crops[..., None], mutable=mutable)
     return cast(Outputs, outputs), dict(moved)

@@ -1,0 +1,200 @@
+"""Augmentation: what is drawn lies within its bounds, heard and target change alike, and all depends on the seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adjax.config import Augmentation, Data, TrainConfig
+from adjax.strict_json import ConfigError
+from adjax.train import data
+from adjax.train.corpus import open_corpus
+from adjax.train.data.augment import filter_taps, filtered, minimum_phase, random_filter, random_response
+from tests.conftest import TINY_CONV
+
+RATE = 8000
+CROP = 200
+EQUALIZER = Augmentation(equalizer_db=12.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five files of white noise."""
+    path = tmp_path_factory.mktemp("noise")
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        soundfile.write(path / f"{i}.wav", 0.1 * rng.standard_normal(2000), RATE, subtype="FLOAT")
+    return path
+
+
+def dataset(
+    folder: Path, augmentation: Augmentation, shard: tuple[int, int] = (0, 1), paired: bool = False, **settings
+):
+    wanted = Data(batch_size=4, crop_samples=CROP, augmentation=augmentation, **settings)
+    minimum = data.drawn_samples(wanted, RATE)
+    sources, background, noise = (
+        data.scan(paths, RATE, 1, minimum)[0] if paths else []
+        for paths in ([folder], augmentation.noise, settings.get("noise", ()))
+    )
+    if paired:
+        sources = data.pair(sources, [folder], [folder])
+    return data.crops(
+        sources, wanted, sample_rate_hz=RATE, channels=1, seed=3, shard=shard, noise=noise, background=background
+    )
+
+
+def response_of(impulse: np.ndarray, points: int) -> np.ndarray:
+    return 20 * np.log10(np.abs(np.fft.rfft(impulse, 2 * (points - 1))))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([8000, 24000, 48000]), st.floats(0, 24), st.integers(2, 10))
+@settings(deadline=None, max_examples=20)
+def test_equalisers_stay_within_their_bound(seed: int, rate: int, bound_db: float, points: int) -> None:
+    """What is drawn exactly; what the filter does as nearly as a finite one can (0.01 dB with 8 points)."""
+    augmentation = Augmentation(equalizer_db=bound_db, equalizer_points=points)
+    taps = filter_taps(rate)
+    frequencies = np.linspace(0, rate / 2, 2 * taps + 1)
+    drawn = random_response(np.random.default_rng(seed), augmentation, frequencies)
+    assert np.abs(drawn).max() <= bound_db + 1e-9
+    if bound_db == 0:
+        assert not drawn.any()
+    impulse = random_filter(np.random.default_rng(seed), augmentation, rate)
+    assert impulse.shape == (taps,)
+    assert np.abs(response_of(impulse, 2 * taps + 1)).max() <= bound_db + 0.1
+    np.testing.assert_allclose(response_of(impulse, 2 * taps + 1), drawn, atol=1.0)
+
+
+def test_equalisers_fill_their_range_and_are_smooth() -> None:
+    """Over 50 draws both ends of the range are come near to; with 8 points steps from bin to bin are small."""
+    frequencies = np.linspace(0, RATE / 2, 513)
+    drawn = np.array([random_response(np.random.default_rng(k), EQUALIZER, frequencies) for k in range(50)])
+    assert drawn.min() < -11
+    assert drawn.max() > 11
+    assert np.abs(drawn.mean()) < 2
+    assert np.abs(np.diff(drawn, axis=1)).max() < 2.0
+
+
+def test_flat_responses_are_no_filter() -> None:
+    np.testing.assert_allclose(minimum_phase(np.zeros(513), 256), np.eye(256)[0], atol=1e-12)
+
+
+def test_band_limits_cut_where_they_should() -> None:
+    """3 dB down at the cut-off, 24 dB an octave beyond; passed below: a Butterworth response of four poles."""
+    limits = Augmentation(low_pass_hz=(1000.0, 1000.0), high_pass_hz=(250.0, 250.0))
+    response = response_of(random_filter(np.random.default_rng(0), limits, RATE), RATE // 2 + 1)  # a bin a hertz
+    np.testing.assert_allclose(response[[250, 500, 1000, 2000]], [-3, -0.04, -3, -24.1], atol=0.5)
+
+
+def test_filters_are_convolutions() -> None:
+    """Only outputs are kept that the given samples decide, so what precedes them does not matter."""
+    rng = np.random.default_rng(0)
+    audio, impulse = rng.standard_normal((600, 2)).astype(np.float32), rng.standard_normal(100)
+    wanted = np.stack([np.convolve(x, impulse, "valid") for x in audio.T], axis=1)
+    out = filtered(audio, impulse)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, wanted, atol=1e-4)
+
+
+def test_crops_are_those_of_the_filtered_file(folder: Path) -> None:
+    """A microphone hears the whole file: the filter must not start anew at the crop, nor at its context."""
+    natural, changed = (dataset(folder, a, context_samples=50) for a in (Augmentation(), EQUALIZER))
+    whole = {path: soundfile.read(path, dtype="float32")[0] for path in folder.iterdir()}
+    for k in range(5):
+        for row in range(4):
+            rng = np.random.default_rng((3, 4 * k + row, 1))
+            rng.random()
+            impulse = random_filter(rng, EQUALIZER, RATE)
+            crop = natural[k][row, -CROP:, 0]
+            path, end = next((p, int(i) + CROP) for p, x in whole.items() for i in np.flatnonzero(x == crop[0]))
+            wanted = np.pad(np.convolve(whole[path], impulse)[:end], (50 + CROP, 0))[-50 - CROP :]
+            np.testing.assert_allclose(changed[k][row, -CROP:, 0], wanted[-CROP:], atol=1e-5)
+            if end >= CROP + 50:
+                np.testing.assert_allclose(changed[k][row, :, 0], wanted, atol=1e-5)
+
+
+def test_off_is_identity_and_a_share_is_left_alone(folder: Path) -> None:
+    """Of 80 crops about half are untouched, bit for bit; the others are of the same spans, but changed."""
+    plain = dataset(folder, Augmentation())
+    unused, half = (dataset(folder, Augmentation(share=share, equalizer_db=6.0)) for share in (0.0, 0.5))
+    same = 0
+    for k in range(20):
+        np.testing.assert_array_equal(plain[k], unused[k])
+        same += (plain[k] == half[k]).all(axis=(1, 2)).sum()
+    assert 20 < same < 60  # 4.5 standard deviations
+
+
+def test_background_noise_has_the_ratio_asked_for(folder: Path) -> None:
+    """What is added is noise at a ratio within the bounds, over 80 draws near to both."""
+    noisy = Augmentation(noise=(str(folder),), noise_snr_db=(10.0, 20.0))
+    plain, changed = dataset(folder, Augmentation()), dataset(folder, noisy)
+    added = [changed[k] - plain[k] for k in range(20)]
+    power = [np.mean(np.square(x), axis=1) for x in ([plain[k] for k in range(20)], added) for x in [np.concatenate(x)]]
+    ratios = 10 * np.log10(power[0] / power[1])
+    assert 9.99 < ratios.min() < 11
+    assert 19 < ratios.max() < 20.01
+
+
+def test_heard_and_target_change_alike(folder: Path) -> None:
+    """A codec is to give what the microphone gave: only the noise of `data.noise` may tell the two apart."""
+    everything = Augmentation(equalizer_db=12.0, low_pass_hz=(500.0, 3000.0), noise=(str(folder),))
+    heard, target = dataset(folder, everything, paired=True)[0]  # each file is its own noisy version
+    np.testing.assert_array_equal(heard, target)
+    assert not np.array_equal(target, dataset(folder, Augmentation())[0])
+    mixed = {"noise": (str(folder),), "snr_db": (0.0, 0.0)}
+    heard, target = dataset(folder, everything, **mixed)[0]
+    assert np.abs(heard - target).max() > 0.01
+    np.testing.assert_array_equal(target, dataset(folder, everything)[0])
+
+
+def test_seed_and_position_alone_decide(folder: Path) -> None:
+    everything = Augmentation(share=0.7, equalizer_db=6.0, high_pass_hz=(50.0, 200.0), noise=(str(folder),))
+    whole = dataset(folder, everything)
+    for threads in (0, 3):
+        iterator = data.batches(whole, 4, threads)
+        for k in (4, 5, 6):
+            np.testing.assert_array_equal(next(iterator), whole[k])
+        iterator.close()  # pyright: ignore
+    halves = [dataset(folder, everything, (h, 2))[5] for h in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves), whole[5])
+    assert not np.array_equal(whole[0], whole[1])
+
+
+def test_validation_is_not_augmented(folder: Path) -> None:
+    """The corpus of a run augments what it trains on, with files long enough for the filters, and nothing else."""
+    paths = (str(folder),)
+
+    def corpus(augmentation: Augmentation):
+        wanted = Data(train=paths, validation=paths, batch_size=2, crop_samples=CROP, augmentation=augmentation)
+        return open_corpus(TrainConfig(model=TINY_CONV, data=wanted))
+
+    natural, changed = corpus(Augmentation()), corpus(Augmentation(equalizer_db=6.0, noise=paths))
+    np.testing.assert_array_equal(natural.validation[0], changed.validation[0])
+    np.testing.assert_array_equal(changed.whole[0], changed.share[0])
+    assert not np.array_equal(natural.whole[0], changed.whole[0])
+
+
+def test_published_configurations_are_not_augmented() -> None:
+    augmentation = TrainConfig(model=TINY_CONV, data=Data(crop_samples=CROP)).data.augmentation
+    assert not augmentation.filters
+    assert not augmentation.noise
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"share": 1.5}, "share must be between 0 and 1"),
+        ({"equalizer_db": -1.0}, "equalizer_db must be between 0 and 24"),
+        ({"equalizer_points": 1}, "equalizer_points must be between 2 and 10"),
+        ({"low_pass_hz": (3000.0, 200.0)}, "low_pass_hz must be positive and ascending"),
+        ({"high_pass_hz": (0.0, 200.0)}, "high_pass_hz must be positive"),
+        ({"noise_snr_db": (20.0, 10.0)}, "noise_snr_db must be ascending"),
+    ],
+)
+def test_settings_that_make_no_sense(wrong: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Augmentation(**wrong)

@@ -1,0 +1,78 @@
+"""The script that trains a whole system: every stage, and that the same command goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parent.parent
+AUTOENCODER = """
+from dataclasses import replace
+from adjax.config import Adversarial, Data, Discriminators, MultiPeriod, MultiScale, TrainConfig
+from tests.conftest import TINY_CONV
+
+discriminators = Discriminators(
+    MultiScale(scales=1, channels=8, max_channels=16, max_groups=4),
+    period=MultiPeriod(periods=(2,), channels=4, max_channels=8),
+)
+config = TrainConfig(
+    replace(TINY_CONV, quantizer=replace(TINY_CONV.quantizer, kmeans_start_step=1)),
+    Data(batch_size=2, crop_samples=1200),
+    adversarial=Adversarial(2, discriminators, trained=("decoder",)),
+    steps=4,
+    parallel="jit",
+    save_every=1,
+    log_every=1,
+)
+"""
+VOCODER = """
+from dataclasses import replace
+from adjax.config import Losses, Vocoder
+from autoencoder import config as autoencoder
+
+decoder = Vocoder(channels=8, strides=(5, 4), block_kernels=(3,), groups=3)
+config = replace(
+    autoencoder,
+    model=replace(autoencoder.model, name="tiny-vocoder", decoder=decoder),
+    losses=Losses(vq_weight=0.0),
+    trained=("decoder",),
+    generator_start_step=2,
+    adversarial=replace(autoencoder.adversarial, start_step=1),
+)
+"""
+
+
+@pytest.mark.slow
+def test_every_stage_and_resuming(tmp_path: Path) -> None:
+    """Cut off in the vocoder's training it goes on there: what was made before stays untouched, the rest is made."""
+    rng = np.random.default_rng(0)
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            soundfile.write(tmp_path / name / f"{i}.wav", 0.1 * rng.standard_normal(8000), 8000)
+    (tmp_path / "autoencoder.py").write_text(AUTOENCODER)
+    (tmp_path / "vocoder.py").write_text(VOCODER)
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "scripts" / "pipeline.py"), str(run), "--train", str(tmp_path / "train")]
+    command += ["--test", str(tmp_path / "test"), "--autoencoder", str(tmp_path / "autoencoder.py")]
+    command += ["--vocoder", str(tmp_path / "vocoder.py")]
+
+    failed = subprocess.run([*command, "--set-vocoder", "steps=nonsense"], cwd=ROOT, capture_output=True, text=True)
+    assert failed.returncode != 0
+    assert "steps" in failed.stderr
+    before = {p: p.stat().st_mtime_ns for p in [run / "stats.npy", *(run / "autoencoder" / "model").iterdir()]}
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    assert [s["model"] for s in results["systems"]] == ["tiny-conv-metric", "tiny-conv", "tiny-vocoder"]
+    weights = [(run / name / "model.safetensors").read_bytes() for name in ("metric", "autoencoder/model")]
+    assert weights[0] != weights[1], "the adversarial stage moves the decoder"
+    assert "tiny-vocoder" in (run / "report.html").read_text()
+    again = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "adjax train" not in again.stdout
