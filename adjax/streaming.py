@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
@@ -19,8 +19,9 @@ from adjax.errors import AdjaxError
 from adjax.kernels import PACKED
 from adjax.models import codec as models
 from adjax.nn.conv import STREAM, fold_weight_norm, pack_kernels, zero_buffers
+from adjax.packed import Packed, pack_batch, pack_constants
 
-State = Any
+State = Any  # a pytree whose leaves lead with the batch axis
 WARM_SAMPLES = 8192  # zeros that the published streamer feeds before its first chunk
 
 
@@ -38,10 +39,12 @@ def _programs(model: Any, method: str) -> _Programs:
     def advance(tree: Any, state: State, x: Any, reset: Any = None, hold: Any = None) -> tuple[State, Array]:
         if reset is not None:
             state = _select(reset, jax.tree.map(jnp.zeros_like, state), state)  # a fresh state is all zeros
-        y, mutated = model.apply({**tree, STREAM: state}, x, method=method, mutable=[STREAM])
+        stream = state.views() if isinstance(state, Packed) else state
+        y, mutated = model.apply({**_variables(tree), STREAM: stream}, x, method=method, mutable=[STREAM])
+        following = pack_batch(mutated[STREAM]) if isinstance(state, Packed) else mutated[STREAM]
         if hold is None:
-            return mutated[STREAM], y
-        return _select(hold, (state, jnp.zeros_like(y)), (mutated[STREAM], y))
+            return following, y
+        return _select(hold, (state, jnp.zeros_like(y)), (following, y))
 
     def scan(tree: Any, state: State, x: Array, size: int) -> tuple[State, Array]:
         batch, time = x.shape[:2]
@@ -50,15 +53,40 @@ def _programs(model: Any, method: str) -> _Programs:
         return state, jnp.moveaxis(y, 0, 1).reshape(batch, -1, y.shape[-1])
 
     def fresh(tree: Any, example: Array) -> State:
-        shapes = jax.eval_shape(lambda: model.apply(tree, example, method=method, mutable=[STREAM])[1][STREAM])
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        variables = _variables(tree)
+        shapes = jax.eval_shape(lambda: model.apply(variables, example, method=method, mutable=[STREAM])[1][STREAM])
+        state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return pack_batch(state) if PACKED in variables else state
 
     return _Programs(
-        jax.jit(lambda tree, x: cast(Array, model.apply(tree, x, method=method))),
+        jax.jit(lambda tree, x: cast(Array, model.apply(_variables(tree), x, method=method))),
         jax.jit(advance, donate_argnums=1),
         jax.jit(scan, static_argnums=3, donate_argnums=1),
         jax.jit(fresh),
     )
+
+
+def _variables(tree: dict[str, Any]) -> dict[str, Any]:
+    """The collections of a model from what a program is given: all arrays, or what `_pack` made of them."""
+    if "weights" not in tree:
+        return tree
+    parts, views = tree["weights"].parts(), tree["weights"].views()
+    variables = {kind: parts[kind] if kind == PACKED else views[kind] for kind in parts}
+    for kind, part in tree["quantizer"].items():
+        variables[kind] = {**variables.get(kind, {}), "quantizer": part}
+    return variables
+
+
+def _pack(variables: dict[str, Any]) -> dict[str, Any]:
+    """The weights of one direction in one array, but for the quantizer's, which its programs take whole."""
+    quantizer = {kind: part["quantizer"] for kind, part in variables.items() if "quantizer" in part}
+    rest = {kind: {k: v for k, v in part.items() if k != "quantizer"} for kind, part in variables.items()}
+    return {"weights": pack_constants(rest), "quantizer": jax.tree.map(jnp.asarray, quantizer)}
+
+
+def zero_start(state: State) -> State:
+    """A fresh state in which transposed convolutions start from a zero frame, as the published streamer does."""
+    return pack_batch(zero_buffers(state.views())) if isinstance(state, Packed) else zero_buffers(state)
 
 
 def _select(mask: Array, chosen: Any, others: Any) -> Any:
@@ -91,12 +119,14 @@ class Codec:
             for part, layers in models.fixed_kernels(config).items():
                 tree[PACKED][part] |= pack_kernels(layers)[1]
             tree[PACKED]["quantizer"] = native.pack_codebooks(np.asarray(embed["quantizer"]["embed"], np.float32))
-        self.tree = jax.tree.map(jnp.asarray, tree)
         self._model = models.Codec(models.without_weight_norm(config))
         model: Any = self._model  # hashed by its configuration, which type checkers do not see
         self._encoder, self._decoder = _programs(model, "encode"), _programs(model, "decode")
+        tree["codebook"] = jax.tree.map(jnp.asarray, embed)  # one copy for both directions
         self._encoder_tree, self._decoder_tree = (
-            {kind: {k: v for k, v in part.items() if k in names} for kind, part in self.tree.items()}
+            (_pack if self.uses_kernels else partial(jax.tree.map, jnp.asarray))(
+                {kind: {k: v for k, v in part.items() if k in names} for kind, part in tree.items()}
+            )
             for names in (("encoder", "projector", "quantizer"), ("decoder", "quantizer"))
         )
 
@@ -110,6 +140,15 @@ class Codec:
         if frames is not None:
             codec.compile(streams, frames)
         return codec
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The variables of the model, as its module takes them."""
+        tree: dict[str, Any] = {}
+        for direction in (self._encoder_tree, self._decoder_tree):
+            for kind, part in _variables(direction).items():
+                tree[kind] = {**tree.get(kind, {}), **part}
+        return tree
 
     @property
     def sample_rate(self) -> int:
@@ -192,7 +231,7 @@ class Codec:
         if not warm:
             return state
         _, codes = self._warm_encoder(self.init_encoder(batch))
-        return self._decoder.step(self._decoder_tree, zero_buffers(state), codes, None, None)[0]
+        return self._decoder.step(self._decoder_tree, zero_start(state), codes, None, None)[0]
 
     def decode_step(self, state: State, codes: Any, reset: Any = None, hold: Any = None) -> tuple[State, Array]:
         """Next state and audio of any number of frames; masks as in `encode_step`, held streams are silent."""
@@ -207,7 +246,7 @@ class Codec:
         return self._decoder.scan(self._decoder_tree, state, codes, frames)
 
     def pure_step(self, name: Literal["encode", "decode"]) -> Callable[[Any, State, Array], tuple[State, Array]]:
-        """The step as a function of (`tree`, state, chunk), for programs that hold the weights themselves."""
+        """The step as a function of (`tree`, state, chunk), for programs that hold the weights; not with kernels."""
         step = (self._encoder if name == "encode" else self._decoder).step
         return lambda tree, state, x: step(tree, state, x, None, None)
 

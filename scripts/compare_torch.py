@@ -175,10 +175,10 @@ def build(part: str) -> tuple[Any, nn.Module]:
 
 
 def adjax_call(codec: Any, part: str, streams: int) -> Call:
-    from adjax.nn.conv import zero_buffers
+    from adjax.streaming import zero_start
 
     init, step = (codec.init_encoder, codec.encode_step) if part == "enc" else (codec.init_decoder, codec.decode_step)
-    state = [zero_buffers(init(streams))]
+    state = [zero_start(init(streams))]
 
     def call(x: np.ndarray) -> np.ndarray:
         state[0], y = step(state[0], x)

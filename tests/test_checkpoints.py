@@ -20,7 +20,7 @@ import optax
 import pytest
 
 from adjax.errors import AdjaxError
-from adjax.train.checkpoints import Checkpoints, digest
+from adjax.train.checkpoints import Checkpoints, digest, divide
 
 META = {"config": {"name": "tiny"}, "seconds": 1.5}
 
@@ -99,6 +99,21 @@ def test_the_arrays_may_be_donated_after_save(tmp_path: Path) -> None:
         step(tree)
         checkpoints.wait()
         assert_same(checkpoints.restore_generator(1, generator(0)), generator(5))
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_write_equal_parts_of_one_logical_copy(hosts: int, tmp_path: Path) -> None:
+    """Devices stand for hosts. Orbax writes the shards whose replica is 0; three divides few of these sizes."""
+    tree = {"uncut": [jnp.full((7, 11, 13), value) for value in range(6)], **generator(1), "step": jnp.int32(3)}
+    divided = divide(tree, devices := jax.devices()[:hosts])
+    written = dict.fromkeys(devices, 0)
+    for shard in [shard for leaf in jax.tree.leaves(divided) for shard in leaf.addressable_shards]:
+        written[shard.device] += shard.data.nbytes * (shard.replica_id == 0)
+    assert sum(written.values()) == sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    assert max(written.values()) < 1.5 * min(written.values())
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, divided, training(1), META)
+        assert_same(checkpoints.restore_generator(1, abstract(tree)), tree)
 
 
 def test_the_latest_two_and_every_nth_are_kept(tmp_path: Path) -> None:

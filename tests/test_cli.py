@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,6 +65,7 @@ def failure(arguments: list[Any], capsys: pytest.CaptureFixture[str]) -> str:
 
 HELP = """
 import sys
+import time
 from adjax.cli import main
 for command in sys.argv[1:]:
     try:
@@ -439,3 +442,18 @@ def test_cache_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jax_s
     assert jax.config.values["jax_compilation_cache_dir"] == str(folder)
     monkeypatch.setenv("ADJAX_CACHE_DIR", "")
     assert cache.enable_compilation_cache() == folder, "JAX's own setting stays"
+
+
+def test_training_stops_when_time_is_up_or_when_told() -> None:
+    """A batch system's SIGTERM asks the loop to save and end; after the training it ends the process as ever."""
+    before = signal.getsignal(signal.SIGTERM)
+    with training.stop_request(None) as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+    assert signal.getsignal(signal.SIGTERM) == before
+    with training.stop_request(1e-9) as stop:
+        time.sleep(1e-6)
+        assert stop()
+    with training.stop_request(60) as stop:
+        assert not stop()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -25,8 +26,9 @@ from adjax.cli.training import join_hosts
 from adjax.config import Data, Losses, Mel, TrainConfig
 from adjax.errors import AdjaxError
 from adjax.train import loop, parallel, start
+from adjax.train.checkpoints import Checkpoints
 from adjax.weights import load_model
-from tests import step_on_devices
+from tests import step_on_devices, test_checkpoints
 from tests.conftest import TINY_SPECTRAL, fill
 from tests.test_adversarial import tiny
 from tests.test_train_loop import filled, records
@@ -100,6 +102,45 @@ def on_two_hosts(command: Callable[[str, int], list[str]]) -> list[str]:
     return [m[0] for m in messages]
 
 
+@pytest.mark.slow
+def test_two_hosts_write_a_checkpoint_together(tmp_path: Path) -> None:
+    """Each writes about half of the bytes, of one logical copy: two processes read what one wrote, and the reverse.
+
+    Values are random, so that compression leaves their number. Where the hosts' states differ, the first writes its
+    own: the mixture would fit neither's digest.
+    """
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder, keep_every=1) as checkpoints:
+        checkpoints.save(1, *state_of(1), meta={})
+    program = [sys.executable, "-c", _SAVING, str(folder)]
+    on_two_hosts(lambda coordinator, i: [*program, coordinator, str(i)])
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        for step in (2, 3):
+            test_checkpoints.assert_same(checkpoints.restore(step, *state_of(0)), state_of(step))
+    for item in ("generator", "training"):
+        less, more = sorted(written(folder / "2" / item, process) for process in (0, 1))
+        assert more < 1.25 * less
+        assert less + more > 0.8 * sum(leaf.nbytes for leaf in jax.tree.leaves(state_of(2)[item == "training"]))
+        assert written(folder / "3" / item, 1) == 0
+
+
+def state_of(step: int) -> tuple[Any, Any]:
+    """Both items of a checkpoint; two hosts can cut some arrays in halves and others not."""
+    rng = np.random.default_rng(step)
+
+    def item() -> dict[str, Any]:
+        shapes = {"cut": (7, 32, 640), "rows": (9, 4096), "odd": (77, 501), "odder": (501, 77), "one": ()}
+        arrays: dict[str, Any] = {name: jnp.asarray(rng.random(shape, np.float32)) for name, shape in shapes.items()}
+        return {**arrays, "half": arrays["cut"].astype(jnp.bfloat16), "step": jnp.int32(step)}
+
+    return item(), {"moments": (item(), item())}
+
+
+def written(item: Path, process: int) -> int:
+    """Bytes of array data that a process wrote for an item of a checkpoint."""
+    return sum(file.stat().st_size for file in (item / f"ocdbt.process_{process}" / "d").glob("*"))
+
+
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("audio")
@@ -164,16 +205,19 @@ def test_a_run_on_two_hosts(name: str, kinds: tuple[str, ...], audio: str, tmp_p
         if name != "metric":  # of which test_train_loop.py has a run on eight devices
             loop.train(replace(longer, parallel=kind), runs[kind], resume=True)
             assert_near(records(runs[kind]), wanted)
-        options = ["--resume", "--set", "steps=3", "--set", f"parallel={kind}", "--processes", "2"]
+        options = ["--resume", "--set", "steps=4", "--set", f"parallel={kind}", "--processes", "2"]
         folder = runs[f"{kind}-hosts"]
         printed = on_two_hosts(
             lambda coordinator, i: [
                 *(sys.executable, "-m", "adjax", "train", str(folder), *options),  # noqa: B023
                 *("--coordinator", coordinator, "--process", str(i)),
+                *(("--stop-after", "1e-9") if i else ()),  # where one stops, all do, and none waits for it
             ]
         )
-        assert ["trained for 3 steps" in text for text in printed] == [True, False]
+        assert ["trained for 3 steps of 4; go on with --resume" in text for text in printed] == [True, False]
         assert load_model(folder / "model")[0] == config.model
+        for item in ("generator", "training"):  # both hosts write, as they do where their states are the same
+            assert written(folder / "checkpoints" / "3" / item, 1) > 0
         loop.train(longer, folder, resume=True)
         assert_near(records(folder), wanted)
 
@@ -213,6 +257,32 @@ def test_options_of_several_hosts_must_fit(options: list[str], message: str) -> 
     with pytest.raises(AdjaxError, match=message):
         join_hosts(build_parser().parse_args(["train", "CONFIG", *options]))
 
+
+# As _PROGRAM below. Buffers are donated while they are being written, as the training's next step does.
+_SAVING = """
+import os, sys
+flags = os.environ["XLA_FLAGS"]
+from tests.test_checkpoints import assert_same
+from tests.test_parallel import state_of
+os.environ["XLA_FLAGS"] = flags
+import jax
+from adjax.train.checkpoints import Checkpoints
+folder, coordinator, index = sys.argv[1:]
+jax.distributed.initialize(coordinator, 2, int(index))
+step = jax.jit(lambda state: jax.tree.map(lambda x: x * 0 - 1, state), donate_argnums=0)
+same = jax.jit(lambda state: jax.tree.map(lambda x: x + 0, state))
+with Checkpoints(folder, keep_every=1) as checkpoints:
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_of(0))
+    assert_same(checkpoints.restore(1, *abstract), state_of(1))
+    state = same(state_of(2))
+    checkpoints.save(2, *state, meta={})
+    step(state)
+    generator, training = state_of(3)
+    checkpoints.save(3, {**generator, "cut": generator["cut"] + int(index)}, training, meta={})
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 2, 3]
+    assert_same(checkpoints.restore(2, *abstract), state_of(2))
+"""
 
 # tests.conftest asks for eight devices when imported; here four are wanted, and the cluster before any use of jax.
 _PROGRAM = """

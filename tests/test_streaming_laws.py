@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from adjax import kernels, zoo
 from adjax.config import ConvDecoder, ConvEncoder, ModelConfig, Quantizer, SpectralDecoder, SpectralEncoder, Vocoder
 from adjax.errors import AdjaxError
+from adjax.packed import Part, pack_constants
 from adjax.streaming import Codec
 from tests.conftest import TINY_CONV, TINY_SPECTRAL, fill
 
@@ -232,7 +233,7 @@ def test_kernels_equal_xla(config: ModelConfig) -> None:
     stride=st.integers(1, 3),
     dilation=st.integers(1, 3),
     earlier=st.integers(0, 9),
-    activation=st.sampled_from(["none", "elu", "leaky"]),
+    activation=st.sampled_from(["none", "elu", "leaky", "rms"]),
     options=st.tuples(st.booleans(), st.booleans()),
 )
 def test_one_layer(
@@ -247,32 +248,37 @@ def test_one_layer(
         for s in ((batch, time, channels), (batch, earlier, channels), (taps, channels, features))
     )
     frames = (earlier + time - (taps - 1) * dilation - 1) // stride + 1
-    bias = rng.standard_normal(features).astype(np.float32) if options[0] else None
+    weights = {"kernel": kernels.pack(kernel)}
+    weights |= {"bias": rng.standard_normal(features).astype(np.float32)} if options[0] else {}
+    weights |= {"scale": rng.standard_normal(channels).astype(np.float32)} if activation == "rms" else {}
+    parts = pack_constants(weights).parts()
     residual = rng.standard_normal((batch, frames, features)).astype(np.float32) if options[1] else None
     y, later = kernels.conv(
         jnp.asarray(x),
         jnp.asarray(context),
-        jnp.asarray(kernels.pack(kernel)),
-        None if bias is None else jnp.asarray(bias),
+        parts["kernel"],
+        parts.get("bias"),
         None if residual is None else jnp.asarray(residual),
         features,
         stride,
         dilation,
-        activation,
+        "none" if activation == "rms" else activation,
         0.1,
+        parts.get("scale"),
     )
     double = x.astype(np.float64)
     acted = {
         "none": double,
         "elu": np.where(double > 0, double, np.expm1(np.minimum(double, 0))),
         "leaky": np.where(double >= 0, double, 0.1 * double),
+        "rms": double / np.sqrt(np.mean(double**2, axis=-1, keepdims=True) + 1e-6) * weights.get("scale", 1),
     }[activation]
     whole = np.concatenate([context, acted], axis=1)
     wanted = np.zeros((batch, frames, features))
     for k in range(taps):
         rows = whole[:, k * dilation :][:, : (frames - 1) * stride + 1 : stride]
         wanted += rows @ kernel[k].astype(np.float64)
-    wanted += 0 if bias is None else bias
+    wanted += weights.get("bias", 0)
     wanted += 0 if residual is None else residual
     np.testing.assert_allclose(y, wanted, rtol=0, atol=2e-5)
     np.testing.assert_allclose(later, whole[:, time:], rtol=0, atol=1e-6)
@@ -282,8 +288,20 @@ def test_one_layer(
 def test_shapes_that_do_not_fit_are_refused() -> None:
     """The kernel reads raw memory, so it checks what it is given."""
     x, context = jnp.zeros((1, 4, 3)), jnp.zeros((1, 2, 2))
+    part = Part(jnp.zeros(48), 0, (1, 1, 3, 16))
     with pytest.raises(Exception, match="do not fit"):
-        jax.block_until_ready(kernels.conv(x, context, jnp.zeros((1, 1, 3, 16)), None, None, 16))
+        jax.block_until_ready(kernels.conv(x, context, part, None, None, 16))
+    context = jnp.zeros((1, 2, 3))
+    jax.block_until_ready(kernels.conv(x, context, part, None, None, 16))
+    for beyond in (replace(part, offset=1), replace(part, offset=-1), replace(part, shape=(1, 2, 3, 16))):
+        with pytest.raises(Exception, match="do not fit"):
+            jax.block_until_ready(kernels.conv(x, context, beyond, None, None, 16))
+    with pytest.raises(Exception, match="do not fit"):
+        jax.block_until_ready(kernels.conv(x, context, part, Part(part.array, 33, (16,)), None, 16))
+    with pytest.raises(Exception, match="do not fit"):
+        jax.block_until_ready(kernels.conv(x, context, part, None, None, 16, scale=Part(part.array, 46, (3,))))
+    with pytest.raises(ValueError, match="in one array"):
+        kernels.conv(x, context, part, Part(jnp.zeros(48), 0, (16,)), None, 16)
 
 
 def test_machines_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

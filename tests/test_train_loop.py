@@ -120,7 +120,7 @@ def test_logs(run: Path) -> None:
 
 
 def test_resume_is_exact(run: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three steps, a stop, and three more give bit for bit what six give: data, dropout and statistics included."""
+    """Ctrl-C at three steps, a stop at four, and two more give bit for bit what six give, random states included."""
     real, made = loop._save, []
 
     def save_and_stop(*arguments: Any) -> None:
@@ -135,7 +135,9 @@ def test_resume_is_exact(run: Path, config: TrainConfig, tmp_path: Path, monkeyp
     monkeypatch.setattr(loop, "_save", real)
     with pytest.raises(AdjaxError, match="--resume"):
         loop.train(config, tmp_path)
-    loop.train(config, tmp_path, resume=True)
+    assert loop.train(config, tmp_path, resume=True, stop=lambda: True) == (tmp_path / "model", 4)
+    assert adjax.load(tmp_path / "model").config == config.model
+    assert loop.train(config, tmp_path, resume=True, stop=lambda: False) == (tmp_path / "model", 6)
     assert_same_run(tmp_path, run)
     with pytest.raises(AdjaxError, match="another model"):
         loop.train(replace(config, model=replace(config.model, licence="other")), tmp_path, resume=True)

@@ -104,6 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--set", metavar="A.B=C", action="append", default=[], help="change one value; may be repeated")
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    c.add_argument(
+        "--stop-after", metavar="MINUTES", type=_positive_number, help="save and end then, or when told to terminate"
+    )
     c.add_argument("--export", metavar="DIR", help="write the model here too, in float16 and for inference only")
     c.add_argument("--distributed", action="store_true", help="one of several hosts: ask the environment of the pod")
     c.add_argument("--coordinator", metavar="HOST:PORT", help="one of several hosts: where the first of them listens")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import runpy
+import signal
 import sys
+import threading
+import time
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from adjax.config import TrainConfig
@@ -45,11 +51,27 @@ def train(arguments: Namespace) -> None:
         for name in ("absl", "asyncio"):  # pages on a failed save, which is an error of ours already
             logging.getLogger(name).setLevel(logging.CRITICAL)
     enable_compilation_cache()
-    folder = loop.train(config, run_dir, resume=arguments.resume)
+    with stop_request(arguments.stop_after) as stop:
+        folder, steps = loop.train(config, run_dir, resume=arguments.resume, stop=stop)
     if arguments.export:
         folder = loop.export(run_dir, Path(arguments.export), compact=True)
     if jax.process_index() == 0:
-        print(f"{folder}: trained for {config.steps} steps")
+        more = "" if steps >= config.steps else f" of {config.steps}; go on with --resume"
+        print(f"{folder}: trained for {steps} steps{more}")
+
+
+@contextmanager
+def stop_request(minutes: float | None) -> Iterator[Callable[[], bool]]:
+    """Whether to stop training: after so many minutes, or when the process was told to terminate.
+
+    Batch systems send SIGTERM some seconds before they kill a job.
+    """
+    told, end = threading.Event(), math.inf if minutes is None else time.monotonic() + 60 * minutes
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield lambda: told.is_set() or time.monotonic() >= end
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def join_hosts(arguments: Namespace) -> None:

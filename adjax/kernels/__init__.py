@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from adjax.cache import private_folder
+from adjax.packed import Part
 
 LANES = 16  # outputs of a weight block
 _SOURCE = Path(__file__).with_name("layers.cc")
@@ -61,31 +62,39 @@ def pack(kernel: np.ndarray) -> np.ndarray:
 def conv(
     x: Array,
     context: Array,
-    packed: Array,
-    bias: Array | None,
+    packed: Part,
+    bias: Part | None,
     residual: Array | None,
     features: int,
     stride: int = 1,
     dilation: int = 1,
     activation: str = "none",
     slope: float = 0.0,
+    scale: Part | None = None,
 ) -> tuple[Array, Array]:
     """VALID convolution of context[batch, earlier, in] followed by activation(x[batch, time, in]); no gradient.
 
     Gives float32[batch, frames, features], with frames = (earlier + time - (taps - 1) * dilation - 1) // stride + 1,
     plus bias[features] and residual (of that shape), and the last `earlier` frames of the input: the next context.
+    With scale[in], x / rms(x) * scale stands for activation(x). `packed` is what `pack` gave, in one array with bias
+    and scale.
     """
+    if any(part is not None and part.array is not packed.array for part in (bias, scale)):
+        raise ValueError("the weights, bias and scale of a convolution must lie in one array")
     batch, earlier, _ = context.shape
-    frames = (earlier + x.shape[1] - (packed.shape[1] - 1) * dilation - 1) // stride + 1
-    none = jnp.zeros((0,), jnp.float32)
+    _, taps, _, _ = packed.shape
+    frames = (earlier + x.shape[1] - (taps - 1) * dilation - 1) // stride + 1
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((batch, frames, features), context.shape)]
     call = jax.ffi.ffi_call(_CONV, shapes, vmap_method="sequential", input_output_aliases={1: 1})
     y, later = call(
         x,
         context,
-        packed,
-        none if bias is None else bias,
-        none if residual is None else residual,
+        packed.array,
+        jnp.zeros((0,), jnp.float32) if residual is None else residual,
+        weights_at=np.int64(packed.offset),
+        bias_at=np.int64(-1 if bias is None else bias.offset),
+        scale_at=np.int64(-1 if scale is None else scale.offset),
+        taps=np.int64(taps),
         stride=np.int64(stride),
         dilation=np.int64(dilation),
         activation=np.int64(_ACTIVATIONS.index(activation)),

@@ -2,16 +2,18 @@
 //
 //   y[b, t, :] = bias + residual[b, t, :] + sum over taps k of w[k]^T in[b, t * stride + k * dilation, :]
 //
-// where `in` is the context of earlier frames followed by activation(x), and the last frames of `in` are the next
-// context. The convolution is direct: sixteen outputs of up to six frames stay in registers while the loop runs over
+// where `in` is the context of earlier frames followed by activation(x), or by x / rms(x) times a scale of each channel,
+// and the last frames of `in` are the next context. The convolution is direct: sixteen outputs of up to six frames stay in registers while the loop runs over
 // taps and input channels, so every weight that is loaded serves six frames. Weights come packed as
-// [ceil(out / 16), taps, in, 16], padded with zeros. Each sum runs in one order, whatever the chunk and the batch.
+// [ceil(out / 16), taps, in, 16], padded with zeros, all layers' in one array. Each sum runs in one order, whatever the
+// chunk and the batch.
 //
 // Work is cut into tasks that threads of XLA's pool claim one by one from a counter. The caller claims too, so it never
 // waits for a thread that has not started.
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -27,7 +29,9 @@ namespace {
 
 constexpr int64_t kLanes = 16;             // outputs of a block of weights
 constexpr int64_t kRows = 6;               // frames in registers
+constexpr int64_t kAhead = 64;             // inputs whose weights are fetched before they are needed
 constexpr double kWorthSharing = 2e6;      // operations; fewer are done before another thread wakes up
+constexpr float kEpsilon = 1e-6f;          // added to a mean square, as adjax.nn.conv does
 constexpr int64_t kStagedAtOnce = 1 << 13; // input values of a task
 typedef float Vector __attribute__((vector_size(32), aligned(4)));
 
@@ -68,8 +72,22 @@ __attribute__((noinline)) void Activate(const float* __restrict x, float* __rest
   }
 }
 
+// y = x / rms(x) * scale of each of `rows` frames.
+__attribute__((noinline)) void Normalize(const float* __restrict x, float* __restrict y, int64_t rows, int64_t channels, const float* __restrict scale) {
+  for (int64_t t = 0; t < rows; t++, x += channels, y += channels) {
+    Vector squares = {0};
+    int64_t i = 0;
+    for (; i + 8 <= channels; i += 8) squares += Load(x + i) * Load(x + i);
+    float sum = 0;
+    for (int k = 0; k < 8; k++) sum += squares[k];
+    for (; i < channels; i++) sum += x[i] * x[i];
+    const float factor = 1.0f / std::sqrt(sum / channels + kEpsilon);
+    for (i = 0; i < channels; i++) y[i] = x[i] * factor * scale[i];
+  }
+}
+
 struct Layer {
-  const float *x, *context, *w, *bias, *residual;
+  const float *x, *context, *w, *bias, *residual, *scale;
   float *y, *staged;
   int64_t batch, time, earlier, in, frames, out, taps, stride, dilation, activation;
   float slope;
@@ -96,6 +114,7 @@ struct Layer {
     for (int64_t k = 0; k < taps; k++) {
       const float* tap = from + k * dilation * in;
       for (int64_t c = 0; c < in; c++, weights += kLanes) {
+        __builtin_prefetch(weights + kAhead * kLanes);  // at few frames a weight, memory is what takes the time
         const Vector low = Load(weights), high = Load(weights + 8);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
@@ -146,21 +165,27 @@ struct Layer {
   void Stage(int64_t item, int64_t first, int64_t last) const {
     float* to = staged + item * staged_size();
     if (first == 0) std::memcpy(to, context + item * earlier * in, earlier * in * sizeof(float));
-    Activate(x + item * time * in + first, to + earlier * in + first, last - first, activation, slope);
+    const float* from = x + item * time * in + first;
+    to += earlier * in + first;
+    if (scale != nullptr) {
+      Normalize(from, to, (last - first) / in, in, scale);
+    } else {
+      Activate(from, to, last - first, activation, slope);
+    }
   }
 };
 
 // The tasks of a layer: all staging, then all convolution.
 struct Work {
   Layer layer;
-  int64_t parts, spans, span, blocks, stages, tasks;
+  int64_t part, parts, spans, span, blocks, stages, tasks;
   std::atomic<int64_t> next{0}, staged{0}, done{0};
 
   void Run() {
     for (int64_t i; (i = next.fetch_add(1)) < stages + tasks;) {
       if (i < stages) {
-        const int64_t size = layer.time * layer.in, first = i % parts * kStagedAtOnce;
-        layer.Stage(i / parts, first, std::min(size, first + kStagedAtOnce));
+        const int64_t size = layer.time * layer.in, first = i % parts * part;
+        layer.Stage(i / parts, first, std::min(size, first + part));
         staged.fetch_add(1, std::memory_order_release);
         continue;
       }
@@ -172,37 +197,40 @@ struct Work {
   }
 };
 
+// The weights start at `weights_at` of `model`, biases at `bias_at` and the scale at `scale_at`, unless that is negative.
 ffi::Error Conv(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> context,
-                ffi::Buffer<ffi::F32> w, ffi::Buffer<ffi::F32> bias, ffi::Buffer<ffi::F32> residual,
-                ffi::ResultBuffer<ffi::F32> y, ffi::ResultBuffer<ffi::F32> next_context, int64_t stride,
-                int64_t dilation, int64_t activation, float slope) {
-  const auto xs = x.dimensions(), cs = context.dimensions(), ws = w.dimensions(), ys = y->dimensions();
-  if (xs.size() != 3 || cs.size() != 3 || ws.size() != 4 || ys.size() != 3 || stride < 1 || dilation < 1) {
-    return ffi::Error::InvalidArgument("x, context and y must have 3 dimensions, packed weights 4");
+                ffi::Buffer<ffi::F32> model, ffi::Buffer<ffi::F32> residual, ffi::ResultBuffer<ffi::F32> y,
+                ffi::ResultBuffer<ffi::F32> next_context, int64_t weights_at, int64_t bias_at, int64_t scale_at, int64_t taps,
+                int64_t stride, int64_t dilation, int64_t activation, float slope) {
+  const auto xs = x.dimensions(), cs = context.dimensions(), ys = y->dimensions();
+  if (xs.size() != 3 || cs.size() != 3 || ys.size() != 3 || taps < 1 || stride < 1 || dilation < 1) {
+    return ffi::Error::InvalidArgument("x, context and y must have 3 dimensions");
   }
   auto work = std::make_shared<Work>();
   Layer& s = work->layer;
-  const int64_t biases = bias.element_count(), added = residual.element_count();
-  s = {x.typed_data(), context.typed_data(), w.typed_data(), biases ? bias.typed_data() : nullptr,
-       added ? residual.typed_data() : nullptr, y->typed_data(), nullptr, xs[0], xs[1], cs[1], xs[2], ys[1], ys[2],
-       ws[1], stride, dilation, activation, slope};
+  const int64_t added = residual.element_count(), all = model.element_count();
+  s = {x.typed_data(), context.typed_data(), model.typed_data() + weights_at,
+       bias_at < 0 ? nullptr : model.typed_data() + bias_at, added ? residual.typed_data() : nullptr,
+       scale_at < 0 ? nullptr : model.typed_data() + scale_at, y->typed_data(), nullptr, xs[0], xs[1], cs[1], xs[2], ys[1], ys[2], taps, stride, dilation, activation, slope};
+  const int64_t blocks = (s.out + kLanes - 1) / kLanes;
   const int64_t reach = s.frames > 0 ? (s.frames - 1) * stride + (s.taps - 1) * dilation + 1 : 0;
-  if (ws[2] != s.in || ws[3] != kLanes || ws[0] != (s.out + kLanes - 1) / kLanes || ys[0] != s.batch ||
-      cs[0] != s.batch || cs[2] != s.in || (biases && biases != s.out) || (added && added != y->element_count()) ||
+  if (weights_at < 0 || weights_at > all - blocks * taps * s.in * kLanes || bias_at > all - s.out || scale_at > all - s.in || ys[0] != s.batch ||
+      cs[0] != s.batch || cs[2] != s.in || (added && added != y->element_count()) ||
       next_context->element_count() != context.element_count() || reach > s.earlier + s.time) {
     return ffi::Error::InvalidArgument("the shapes of a convolution do not fit each other");
   }
-  if (s.earlier == 0 && activation == kNone) {
+  if (s.earlier == 0 && activation == kNone && s.scale == nullptr) {
     s.staged = const_cast<float*>(s.x);  // only read
   } else {
     thread_local std::vector<float> buffer;  // kept: fresh memory costs as much as the arithmetic
     if (buffer.size() < static_cast<size_t>(s.batch * s.staged_size())) buffer.resize(s.batch * s.staged_size());
     s.staged = buffer.data();
-    work->parts = std::max<int64_t>(1, (s.time * s.in + kStagedAtOnce - 1) / kStagedAtOnce);
+    work->part = std::max<int64_t>(1, kStagedAtOnce / s.in) * s.in;  // whole frames
+    work->parts = std::max<int64_t>(1, (s.time * s.in + work->part - 1) / work->part);
     work->stages = s.batch * work->parts;
   }
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  work->blocks = ws[0];
+  work->blocks = blocks;
   work->span = s.frames;
   if (s.batch * work->blocks < 4 * threads) {  // too few blocks to share out: cut time too
     const int64_t cuts = (4 * threads + s.batch * work->blocks - 1) / (s.batch * work->blocks);
@@ -321,9 +349,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdjaxConv, Conv,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("weights_at")
+                                  .Attr<int64_t>("bias_at")
+                                  .Attr<int64_t>("scale_at")
+                                  .Attr<int64_t>("taps")
                                   .Attr<int64_t>("stride")
                                   .Attr<int64_t>("dilation")
                                   .Attr<int64_t>("activation")

@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 
 from adjax import config, dsp
-from adjax.nn.blocks import FrameUnit, RmsNorm
-from adjax.nn.conv import STATS, Conv, FixedConv, FrameCounter, Linear
+from adjax.nn.blocks import FrameUnit
+from adjax.nn.conv import STATS, Conv, FixedConv, FrameCounter, Linear, RmsNorm, RmsScale
 
 
 def _linear(features: int, fan_in: int, gain: float, name: str) -> Linear:
@@ -76,7 +76,7 @@ class SpectralDecoder(nn.Module):
         x = Conv(c.channels, 3, kernel_init=nn.initializers.normal((3 * dim) ** -0.5), name="expand")(zq)
         for i, dilation in enumerate(c.dilations):
             x = unit(dilation, name=f"units_{i}")(x)
-        bins = _linear(hop, c.channels, 0.1, "bins")(RmsNorm(name="norm")(x)) * sigma
+        bins = _linear(hop, c.channels, 0.1, "bins")(x, scale=RmsScale(name="norm")(c.channels)) * sigma
         first = min(hop, int(c.random_signs_above_hz * 2 * hop / self.sample_rate_hz))
         signs = dsp.frame_signs(FrameCounter(name="counter")(batch, frames), hop)
         noise = signs[..., first:] * _local_rms(bins[..., first:], c.noise_smoothing_bins)

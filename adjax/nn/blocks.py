@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jax import Array
 
-from adjax.nn.conv import ELU, Conv, Linear, leaky
+from adjax.nn.conv import ELU, Conv, Linear, RmsScale, leaky
 
 
 class ResidualUnit(nn.Module):
@@ -56,15 +54,6 @@ class DilatedBlock(nn.Module):
         return x
 
 
-class RmsNorm(nn.Module):
-    """x / rms(x) over channels, times a learnt scale."""
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale
-
-
 class FrameUnit(nn.Module):
     """Residual unit at the frame rate: x + conv_1x1(elu(conv_k3(rms_norm(x)))), the branch started small."""
 
@@ -75,5 +64,6 @@ class FrameUnit(nn.Module):
         channels = x.shape[-1]
         wide = nn.initializers.normal((channels * 3) ** -0.5)
         narrow = nn.initializers.normal(0.3 * channels**-0.5)
-        y = Conv(channels, 3, dilation=self.dilation, kernel_init=wide, name="conv1")(RmsNorm(name="norm")(x))
+        scale = RmsScale(name="norm")(channels)
+        y = Conv(channels, 3, dilation=self.dilation, kernel_init=wide, name="conv1")(x, scale=scale)
         return Linear(channels, ELU, narrow, name="conv2")(y, residual=x)

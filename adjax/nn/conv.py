@@ -27,6 +27,7 @@ from jax import Array
 from adjax import kernels
 from adjax.kernels import PACKED
 from adjax.nn.precision import convolve_time
+from adjax.packed import Part
 
 STREAM = "stream"
 STATS = "stats"  # constants of a model that come from its training set
@@ -72,6 +73,11 @@ def leaky(slope: float) -> Activation:
     return Activation("leaky", slope)
 
 
+def rms_norm(x: Array, scale: Array) -> Array:
+    """x / rms(x) over channels, times scale[channels]."""
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale
+
+
 def fan_in_uniform(fan_in: int) -> Callable[..., Array]:
     """Uniform within 1/sqrt(fan_in), the published initial weights."""
     bound = 1 / math.sqrt(fan_in)
@@ -97,7 +103,10 @@ def fold_weight_norm(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pack_kernels(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(parameters without the kernels of convolutions, those kernels packed): two collections of an inference model."""
+    """(parameters without the kernels of convolutions, those kernels packed): two collections of an inference model.
+
+    Biases and the scales of norms stand in both: not every layer leaves them to the kernel.
+    """
     rest: dict[str, Any] = {}
     packed: dict[str, Any] = {}
     for name, value in params.items():
@@ -108,6 +117,7 @@ def pack_kernels(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
             packed[name] = kernels.pack(np.asarray(value).reshape(-1, *np.shape(value)[-2:]))
         else:
             rest[name] = value
+            packed |= {name: value} if name in ("bias", "scale") else {}
     return rest, packed
 
 
@@ -160,20 +170,34 @@ class _Layer(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         repeat_first: bool = False,
+        scale: Array | Part | None = None,
     ) -> Array:
         """Convolution of activation(x), with `context` frames before it, with the kernel [taps, in, out] of `shape`.
 
-        XLA computes it or, where the kernel is packed, adjax.kernels does.
+        With scale[in], of rms_norm(x, scale) instead. XLA computes it or, where the kernel is packed, adjax.kernels.
         """
         if self.has_variable(PACKED, "kernel"):
-            packed = cast(Array, self.get_variable(PACKED, "kernel"))
+            packed, packed_bias = (cast(Part, self.get_variable(PACKED, name)) for name in ("kernel", "bias"))
             earlier, stored = self._context(activation(x[:, :1]), context, repeat_first)
+            added = None if bias is None else packed_bias
             y, later = kernels.conv(
-                x, earlier, packed, bias, residual, shape[-1], stride, dilation, activation.kind, activation.slope
+                x,
+                earlier,
+                packed,
+                added,
+                residual,
+                shape[-1],
+                stride,
+                dilation,
+                activation.kind,
+                activation.slope,
+                cast(Part | None, scale),
             )
             if stored is not None:
                 stored.value = later
             return y
+        if scale is not None:
+            x, activation = rms_norm(x, cast(Array, scale)), NONE
         weights = kernel()
         x, padding = activation(x.astype(weights.dtype)), (0, 0)  # cast first: what is kept for gradients is small
         if self._is_streaming() or repeat_first:
@@ -188,6 +212,23 @@ class _Layer(nn.Module):
         return y if residual is None else residual + y
 
 
+class RmsScale(nn.Module):
+    """The learnt scale[channels] of an RMS norm, for the layer that takes the normalised input."""
+
+    @nn.compact
+    def __call__(self, channels: int) -> Array | Part:
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        return cast(Part, self.get_variable(PACKED, "scale")) if self.has_variable(PACKED, "scale") else scale
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) over channels, times a learnt scale."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return rms_norm(x, self.param("scale", nn.initializers.ones, (x.shape[-1],)))
+
+
 class Conv(_Layer):
     """1-D convolution of the activated input, causal (left context only) or with symmetric zero padding.
 
@@ -196,7 +237,8 @@ class Conv(_Layer):
     sees its whole hop, at the same streaming latency.
 
     Input [batch, time, in]; output [batch, ceil(time / stride), features] if causal (time / stride whole if aligned),
-    plus `residual` of that shape, where given.
+    plus `residual` of that shape, where given. With scale[in] (see RmsScale) the input is RMS-normalised instead of
+    activated.
     """
 
     features: int
@@ -211,7 +253,7 @@ class Conv(_Layer):
     kernel_init: Callable[..., Array] | None = None
 
     @nn.compact
-    def __call__(self, x: Array, residual: Array | None = None) -> Array:
+    def __call__(self, x: Array, residual: Array | None = None, scale: Array | Part | None = None) -> Array:
         channels = x.shape[-1]
         init = fan_in_uniform(channels * self.kernel_size)
         shape = (self.kernel_size, channels, self.features)
@@ -222,18 +264,20 @@ class Conv(_Layer):
             side, context = (self.kernel_size - 1) // 2 * self.dilation, 0
             x = jnp.pad(x, ((0, 0), (side, side), (0, 0)))
         kernel = partial(self._kernel, shape, self.kernel_init or init, 2 if self.weight_norm else None)
-        return self._convolve(x, shape, kernel, context, self.activation, bias, residual, self.stride, self.dilation)
+        return self._convolve(
+            x, shape, kernel, context, self.activation, bias, residual, self.stride, self.dilation, scale=scale
+        )
 
 
 class Linear(_Layer):
-    """A matrix product of the activated input at each frame, plus `residual` where given; the kernel is [in, out]."""
+    """A matrix product at each frame with a kernel [in, out]; otherwise as `Conv`."""
 
     features: int
     activation: Activation = NONE
     kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Array, residual: Array | None = None) -> Array:
+    def __call__(self, x: Array, residual: Array | None = None, scale: Array | Part | None = None) -> Array:
         channels = x.shape[-1]
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
@@ -241,7 +285,7 @@ class Linear(_Layer):
             return self.param("kernel", self.kernel_init, (channels, self.features))[None]
 
         shape = (1, channels, self.features)
-        return self._convolve(x, shape, kernel, 0, self.activation, bias, residual)
+        return self._convolve(x, shape, kernel, 0, self.activation, bias, residual, scale=scale)
 
 
 class TransposedConv(_Layer):

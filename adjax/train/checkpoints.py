@@ -6,6 +6,7 @@ import errno
 import gc
 import hashlib
 import json
+import logging
 import shutil
 import sys
 import traceback
@@ -16,11 +17,15 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from adjax.errors import AdjaxError
 
 ITEMS = ("generator", "training")
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -28,8 +33,12 @@ class Checkpoints:
 
     Each holds `generator` (what a model folder is made from), `training` (all else a run needs to go on) and `meta`
     (JSON: what the caller gave, and a digest of every item, since Orbax does not notice a flipped byte). The latest
-    two stay, and those whose step is a multiple of `keep_every`. Every host must make the same calls. Use `read_only`
-    to look into a run that may be going on: it creates nothing and removes nothing.
+    two stay, and those whose step is a multiple of `keep_every`. Use `read_only` to look into a run that may be going
+    on: it creates nothing and removes nothing.
+
+    Every host must make the same calls, with the same state, of which each writes its part. Until it returns, `save`
+    takes room for that part on the host's first device, and for the whole of arrays that cannot be cut (see `divide`).
+    If one host fails to write, there is no checkpoint, and it says why once Orbax has waited 20 minutes for the others.
     """
 
     def __init__(self, directory: str | Path, keep_every: int = 100_000, read_only: bool = False) -> None:
@@ -67,9 +76,9 @@ class Checkpoints:
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise AdjaxError(f"{self.directory} already has step {latest}, so step {step} cannot be saved after it")
-        if jax.process_count() > 1:  # Orbax takes one host's arrays for parts of larger ones: the first host writes all
-            generator, training = jax.tree.map(np.asarray, (generator, training))
         digests = {"generator": digest(generator), "training": digest(training), "meta": _digest_json(meta)}
+        if jax.process_count() > 1:
+            generator, training = self._of_all_hosts(step, (generator, training), digests)
         args = self._ocp.args
         items = args.Composite(
             generator=args.StandardSave(generator),
@@ -132,6 +141,14 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _of_all_hosts(self, step: int, items: Any, digests: dict[str, str]) -> Any:
+        """What each host gives Orbax: parts of states that differ would make a checkpoint that fits no digest."""
+        mine = np.frombuffer("".join(digests[name] for name in ITEMS).encode(), np.uint8)
+        if (multihost_utils.process_allgather(mine) == mine).all():
+            return divide(items, [jax.local_devices(i)[0] for i in range(jax.process_count())])
+        _log.warning("%s: step %d: the hosts' states differ; the first host's is written", self.directory, step)
+        return jax.tree.map(np.asarray, items)  # of NumPy arrays, Orbax writes the first host's
 
     def _restore(self, step: int, like: dict[str, Any]) -> list[Any]:
         self.wait()
@@ -215,6 +232,29 @@ def digest(tree: Any) -> str:
         total.update(f"{name}\0{array.dtype.name}\0{np.shape(leaf)}\0".encode())
         total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
+
+
+def divide(tree: Any, hosts: list[Any]) -> Any:
+    """A pytree of which every host has a copy, as global arrays of which Orbax has each host write a part.
+
+    `hosts` holds one device of each. An array is cut along its first axis that their number divides; one without such
+    an axis goes as a whole to the host that has least of those to write.
+    """
+    wholes = [0] * len(hosts)  # bytes
+
+    def global_array(leaf: Any) -> jax.Array:
+        array = np.asarray(leaf)
+        axis = next((i for i, size in enumerate(array.shape) if size % len(hosts) == 0), None)
+        if axis is None:
+            writer = wholes.index(min(wholes))
+            wholes[writer] += array.nbytes
+            order = hosts[writer:] + hosts[:writer]  # of equal copies, Orbax writes the first device's
+            sharding = NamedSharding(Mesh(np.array(order), ("hosts",)), P())
+        else:
+            sharding = NamedSharding(Mesh(np.array(hosts), ("hosts",)), P(*[None] * axis, "hosts"))
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+    return jax.tree.map(global_array, tree)
 
 
 def _digest_json(value: Any) -> str:

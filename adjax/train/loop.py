@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -31,8 +31,13 @@ from adjax.train.steps import Phase, kmeans_step, make_step, phase
 VALIDATION_BATCHES = 4
 
 
-def train(config: TrainConfig, run_dir: Path, resume: bool = False) -> Path:
-    """Train what the configuration describes; returns the folder of the trained model, `run_dir/model`.
+def train(
+    config: TrainConfig, run_dir: Path, resume: bool = False, stop: Callable[[], bool] = lambda: False
+) -> tuple[Path, int]:
+    """Train what the configuration describes; returns the folder of the trained model, `run_dir/model`, and its steps.
+
+    `stop` is asked after each step whether to save and end here; of several hosts, each is asked every `log_every`
+    steps, and one suffices.
 
     `run_dir` also holds the resolved configuration, checkpoints and logs. Raises AdjaxError if the folder holds a run
     already (unless `resume`), if no audio is usable, or if a loss is not finite (the last good checkpoint is kept).
@@ -77,16 +82,27 @@ def train(config: TrainConfig, run_dir: Path, resume: bool = False) -> Path:
                     monitor.after(step + 1, partial(on.get, measured))
                     if primary and (step + 1) % config.evaluate_every == 0 and corpus.validation is not None:
                         _evaluate(config, on.get(state), corpus.validation, step + 1, logs)
-                    if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+                    ends = step + 1 == config.steps or _agreed(stop, step + 1, config.log_every)
+                    if (step + 1) % config.save_every == 0 or ends:
                         monitor.flush()
                         _save(config, on.get(state), checkpoints)
+                    if ends:
+                        break
         except KeyboardInterrupt:
             monitor.flush()
             alone = jax.process_count() == 1  # else the others may be at another step, and do not save
             if alone and int(on.get(state).step) > (checkpoints.latest_step() or 0):
                 _save(config, on.get(state), checkpoints)
             raise
-    return export(run_dir, run_dir / "model")
+        trained = checkpoints.latest_step() or 0
+    return export(run_dir, run_dir / "model"), trained
+
+
+def _agreed(stop: Callable[[], bool], step: int, every: int) -> bool:
+    """Whether to stop, the same on every host: one that stopped alone would leave the others waiting."""
+    if jax.process_count() == 1:
+        return stop()
+    return step % every == 0 and bool(multihost_utils.process_allgather(np.array(stop())).any())
 
 
 def export(run_dir: Path, folder: Path, step: int | None = None, compact: bool = False) -> Path:
