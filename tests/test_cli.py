@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -320,14 +321,14 @@ config = TrainConfig(model=zoo.symad48, steps=5)
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Path, bool]]:
-    """What `adjax.train.loop.train` is called with, instead of calling it."""
+    """What `adjax.train.loop.train` is called with, instead of calling it; it trains one step if told to stop."""
     from adjax.train import loop
 
     calls: list[tuple[Any, Path, bool]] = []
 
-    def train(plan: Any, run_dir: Path, resume: bool) -> Path:
+    def train(plan: Any, run_dir: Path, resume: bool, stop: Callable[[], bool]) -> tuple[Path, int]:
         calls.append((plan, run_dir, resume))
-        return run_dir / "model"
+        return run_dir / "model", 1 if stop() else plan.steps
 
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(loop, "export", lambda run_dir, folder, compact: folder)
@@ -345,7 +346,10 @@ def test_train(tmp_path: Path, runs: list[tuple[Any, Path, bool]], capsys: pytes
     command = ["train", str(tmp_path / "plan.json"), "--run-dir", "here", "--resume", "--export", "there"]
     assert main(command) == 0
     assert runs.pop() == (got, Path("here"), True)
-    assert "there: trained for 9 steps" in capsys.readouterr().out
+    assert "there: trained for 9 steps\n" in capsys.readouterr().out
+    assert main(["train", str(plan), "--set", "steps=9", "--stop-after", "1e-9"]) == 0
+    assert "model: trained for 1 steps of 9; go on with --resume\n" in capsys.readouterr().out
+    runs.pop()
     (tmp_path / "config.json").write_text(to_json(got))  # a run's folder
     assert main(["train", str(tmp_path), "--resume"]) == 0
     assert runs.pop() == (got, tmp_path, True)
