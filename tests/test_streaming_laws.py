@@ -285,6 +285,34 @@ def test_one_layer(
 
 
 @needs_kernels
+@settings(max_examples=20, deadline=None)
+@given(
+    sizes=st.tuples(*[st.integers(1, n) for n in (3, 220, 40, 4)]),
+    dilation=st.integers(1, 3),
+    activation=st.sampled_from(["elu", "leaky"]),
+)
+def test_a_residual_unit_in_one_call(sizes: tuple[int, ...], dilation: int, activation: str) -> None:
+    """Bit for bit its two layers one after the other, with few frames and with many: they are cut up differently."""
+    batch, time, channels, taps = sizes
+    rng = np.random.default_rng(4)
+    shapes = ((batch, time, channels), (batch, (taps - 1) * dilation, channels))
+    x, context = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes)
+    weights = {
+        name: kernels.pack(rng.standard_normal((n, channels, channels)).astype(np.float32))
+        for name, n in (("first", taps), ("second", 1))
+    }
+    parts = pack_constants(weights).parts()
+    how = {"dilation": dilation, "activation": activation, "slope": 0.1}
+    y, later = kernels.conv(x, context, parts["first"], None, None, channels, **how)
+    how["dilation"] = 1
+    wanted, _ = kernels.conv(y, jnp.zeros((batch, 0, channels)), parts["second"], None, x, channels, **how)
+    how["dilation"] = dilation
+    got, also_later = kernels.conv(x, context, parts["first"], None, None, channels, **how, tail=parts["second"])
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(also_later, later)
+
+
+@needs_kernels
 def test_shapes_that_do_not_fit_are_refused() -> None:
     """The kernel reads raw memory, so it checks what it is given."""
     x, context = jnp.zeros((1, 4, 3)), jnp.zeros((1, 2, 2))
@@ -300,6 +328,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         jax.block_until_ready(kernels.conv(x, context, part, Part(part.array, 33, (16,)), None, 16))
     with pytest.raises(Exception, match="do not fit"):
         jax.block_until_ready(kernels.conv(x, context, part, None, None, 16, scale=Part(part.array, 46, (3,))))
+    with pytest.raises(Exception, match="do not fit"):  # a residual unit has as many outputs as inputs
+        jax.block_until_ready(kernels.conv(x, context, part, None, None, 16, tail=part))
     with pytest.raises(ValueError, match="in one array"):
         kernels.conv(x, context, part, Part(jnp.zeros(48), 0, (16,)), None, 16)
 

@@ -71,16 +71,18 @@ def conv(
     activation: str = "none",
     slope: float = 0.0,
     scale: Part | None = None,
+    tail: Part | None = None,
 ) -> tuple[Array, Array]:
     """VALID convolution of context[batch, earlier, in] followed by activation(x[batch, time, in]); no gradient.
 
     Gives float32[batch, frames, features], with frames = (earlier + time - (taps - 1) * dilation - 1) // stride + 1,
     plus bias[features] and residual (of that shape), and the last `earlier` frames of the input: the next context.
-    With scale[in], x / rms(x) * scale stands for activation(x). `packed` is what `pack` gave, in one array with bias
-    and scale.
+    With scale[in], x / rms(x) * scale stands for activation(x). `tail`, a packed pointwise kernel, makes it a residual
+    unit of in = features and frames = time: what is given is x + tail applied to activation(the rest). `packed` is what
+    `pack` gave, in one array with bias, scale and tail.
     """
-    if any(part is not None and part.array is not packed.array for part in (bias, scale)):
-        raise ValueError("the weights, bias and scale of a convolution must lie in one array")
+    if any(part is not None and part.array is not packed.array for part in (bias, scale, tail)):
+        raise ValueError("all weights of a convolution must lie in one array")
     batch, earlier, _ = context.shape
     _, taps, _, _ = packed.shape
     frames = (earlier + x.shape[1] - (taps - 1) * dilation - 1) // stride + 1
@@ -94,6 +96,7 @@ def conv(
         weights_at=np.int64(packed.offset),
         bias_at=np.int64(-1 if bias is None else bias.offset),
         scale_at=np.int64(-1 if scale is None else scale.offset),
+        tail_at=np.int64(-1 if tail is None else tail.offset),
         taps=np.int64(taps),
         stride=np.int64(stride),
         dilation=np.int64(dilation),

@@ -3,10 +3,12 @@
 //   y[b, t, :] = bias + residual[b, t, :] + sum over taps k of w[k]^T in[b, t * stride + k * dilation, :]
 //
 // where `in` is the context of earlier frames followed by activation(x), or by x / rms(x) times a scale of each channel,
-// and the last frames of `in` are the next context. The convolution is direct: sixteen outputs of up to six frames stay in registers while the loop runs over
-// taps and input channels, so every weight that is loaded serves six frames. Weights come packed as
-// [ceil(out / 16), taps, in, 16], padded with zeros, all layers' in one array. Each sum runs in one order, whatever the
-// chunk and the batch.
+// and the last frames of `in` are the next context. The convolution is direct: sixteen outputs of up to six frames stay
+// in registers while the loop runs over taps and input channels, so every weight that is loaded serves six frames.
+// Weights come packed as [ceil(out / 16), taps, in, 16], padded with zeros, all layers' in one array. Each sum runs in
+// one order, whatever the chunk and the batch.
+//
+// A residual unit is two layers in one call: x + v^T activation(y), v a pointwise kernel of a second layer, called tail.
 //
 // Work is cut into tasks that threads of XLA's pool claim one by one from a counter. The caller claims too, so it never
 // waits for a thread that has not started.
@@ -31,6 +33,7 @@ constexpr int64_t kLanes = 16;             // outputs of a block of weights
 constexpr int64_t kRows = 6;               // frames in registers
 constexpr int64_t kAhead = 64;             // inputs whose weights are fetched before they are needed
 constexpr double kWorthSharing = 2e6;      // operations; fewer are done before another thread wakes up
+constexpr int64_t kUnitFrames = 96;        // a residual unit of fewer is cut in outputs too, one of more in time alone
 constexpr float kEpsilon = 1e-6f;          // added to a mean square, as adjax.nn.conv does
 constexpr int64_t kStagedAtOnce = 1 << 13; // input values of a task
 typedef float Vector __attribute__((vector_size(32), aligned(4)));
@@ -59,7 +62,8 @@ inline float ExpMinusOne(float x) {
 }
 
 // Not inlined: there `restrict` is forgotten, and with it the vector instructions.
-__attribute__((noinline)) void Activate(const float* __restrict x, float* __restrict y, int64_t n, int64_t activation, float slope) {
+__attribute__((noinline)) void Activate(const float* __restrict x, float* __restrict y, int64_t n, int64_t activation,
+                                        float slope) {
   if (activation == kElu) {
     for (int64_t i = 0; i < n; i++) {
       const float negative = ExpMinusOne(std::min(x[i], 0.0f));
@@ -73,7 +77,8 @@ __attribute__((noinline)) void Activate(const float* __restrict x, float* __rest
 }
 
 // y = x / rms(x) * scale of each of `rows` frames.
-__attribute__((noinline)) void Normalize(const float* __restrict x, float* __restrict y, int64_t rows, int64_t channels, const float* __restrict scale) {
+__attribute__((noinline)) void Normalize(const float* __restrict x, float* __restrict y, int64_t rows, int64_t channels,
+                                         const float* __restrict scale) {
   for (int64_t t = 0; t < rows; t++, x += channels, y += channels) {
     Vector squares = {0};
     int64_t i = 0;
@@ -91,6 +96,7 @@ struct Layer {
   float *y, *staged;
   int64_t batch, time, earlier, in, frames, out, taps, stride, dilation, activation;
   float slope;
+  float* acted;  // where activation(y) goes too, if anywhere
 
   int64_t staged_size() const { return (earlier + time) * in; }
 
@@ -161,6 +167,14 @@ struct Layer {
     }
   }
 
+  // activation(y) of what Convolve gave for the same arguments.
+  void ActivateOutput(int64_t item, int64_t block, int64_t first, int64_t last) const {
+    for (int64_t t = first; t < last; t++) {
+      const int64_t at = (item * frames + t) * out + block * kLanes;
+      Activate(y + at, acted + at, std::min(kLanes, out - block * kLanes), activation, slope);
+    }
+  }
+
   // A part of the activated input, behind the context.
   void Stage(int64_t item, int64_t first, int64_t last) const {
     float* to = staged + item * staged_size();
@@ -175,14 +189,16 @@ struct Layer {
   }
 };
 
-// The tasks of a layer: all staging, then all convolution.
+// The tasks of a layer: all staging, then all convolution, then that of the tail; or, with `unit`, both for a span of
+// frames after the other, so that what is between them stays in a core's cache.
 struct Work {
-  Layer layer;
-  int64_t part, parts, spans, span, blocks, stages, tasks;
+  Layer layer, tail;
+  bool unit = false;
+  int64_t part, parts, spans, span, blocks, stages, tasks, tails;
   std::atomic<int64_t> next{0}, staged{0}, done{0};
 
   void Run() {
-    for (int64_t i; (i = next.fetch_add(1)) < stages + tasks;) {
+    for (int64_t i; (i = next.fetch_add(1)) < stages + tasks + tails;) {
       if (i < stages) {
         const int64_t size = layer.time * layer.in, first = i % parts * part;
         layer.Stage(i / parts, first, std::min(size, first + part));
@@ -190,18 +206,30 @@ struct Work {
         continue;
       }
       while (staged.load(std::memory_order_acquire) < stages) std::this_thread::yield();
-      const int64_t task = i - stages, first = task / blocks % spans * span;
-      layer.Convolve(task / blocks / spans, task % blocks, first, std::min(layer.frames, first + span));
+      if (unit) {
+        const int64_t item = (i - stages) / spans, first = (i - stages) % spans * span;
+        const int64_t end = std::min(layer.frames, first + span), at = (item * layer.frames + first) * layer.out;
+        for (int64_t b = 0; b < blocks; b++) layer.Convolve(item, b, first, end);
+        Activate(layer.y + at, layer.acted + at, (end - first) * layer.out, layer.activation, layer.slope);
+        for (int64_t b = 0; b < blocks; b++) tail.Convolve(item, b, first, end);
+      } else {
+        const bool is_tail = i >= stages + tasks;
+        const int64_t task = i - stages - (is_tail ? tasks : 0), item = task / blocks / spans, b = task % blocks;
+        const int64_t first = task / blocks % spans * span, end = std::min(layer.frames, first + span);
+        while (is_tail && done.load(std::memory_order_acquire) < tasks) std::this_thread::yield();
+        (is_tail ? tail : layer).Convolve(item, b, first, end);
+        if (tails > 0 && !is_tail) layer.ActivateOutput(item, b, first, end);
+      }
       done.fetch_add(1, std::memory_order_release);
     }
   }
 };
 
-// The weights start at `weights_at` of `model`, biases at `bias_at` and the scale at `scale_at`, unless that is negative.
+// The weights start at `weights_at` of `model`; biases, scale and tail at theirs, unless that is negative.
 ffi::Error Conv(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> context,
                 ffi::Buffer<ffi::F32> model, ffi::Buffer<ffi::F32> residual, ffi::ResultBuffer<ffi::F32> y,
-                ffi::ResultBuffer<ffi::F32> next_context, int64_t weights_at, int64_t bias_at, int64_t scale_at, int64_t taps,
-                int64_t stride, int64_t dilation, int64_t activation, float slope) {
+                ffi::ResultBuffer<ffi::F32> next_context, int64_t weights_at, int64_t bias_at, int64_t scale_at,
+                int64_t tail_at, int64_t taps, int64_t stride, int64_t dilation, int64_t activation, float slope) {
   const auto xs = x.dimensions(), cs = context.dimensions(), ys = y->dimensions();
   if (xs.size() != 3 || cs.size() != 3 || ys.size() != 3 || taps < 1 || stride < 1 || dilation < 1) {
     return ffi::Error::InvalidArgument("x, context and y must have 3 dimensions");
@@ -211,11 +239,14 @@ ffi::Error Conv(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::
   const int64_t added = residual.element_count(), all = model.element_count();
   s = {x.typed_data(), context.typed_data(), model.typed_data() + weights_at,
        bias_at < 0 ? nullptr : model.typed_data() + bias_at, added ? residual.typed_data() : nullptr,
-       scale_at < 0 ? nullptr : model.typed_data() + scale_at, y->typed_data(), nullptr, xs[0], xs[1], cs[1], xs[2], ys[1], ys[2], taps, stride, dilation, activation, slope};
+       scale_at < 0 ? nullptr : model.typed_data() + scale_at, y->typed_data(), nullptr, xs[0], xs[1], cs[1], xs[2],
+       ys[1], ys[2], taps, stride, dilation, activation, slope, nullptr};
   const int64_t blocks = (s.out + kLanes - 1) / kLanes;
   const int64_t reach = s.frames > 0 ? (s.frames - 1) * stride + (s.taps - 1) * dilation + 1 : 0;
-  if (weights_at < 0 || weights_at > all - blocks * taps * s.in * kLanes || bias_at > all - s.out || scale_at > all - s.in || ys[0] != s.batch ||
-      cs[0] != s.batch || cs[2] != s.in || (added && added != y->element_count()) ||
+  if (weights_at < 0 || weights_at > all - blocks * taps * s.in * kLanes || bias_at > all - s.out ||
+      scale_at > all - s.in || ys[0] != s.batch || cs[0] != s.batch || cs[2] != s.in ||
+      (added && added != y->element_count()) ||
+      (tail_at >= 0 && (tail_at > all - blocks * s.out * kLanes || s.out != s.in || s.frames != s.time || added)) ||
       next_context->element_count() != context.element_count() || reach > s.earlier + s.time) {
     return ffi::Error::InvalidArgument("the shapes of a convolution do not fit each other");
   }
@@ -229,21 +260,33 @@ ffi::Error Conv(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::
     work->parts = std::max<int64_t>(1, (s.time * s.in + work->part - 1) / work->part);
     work->stages = s.batch * work->parts;
   }
+  if (tail_at >= 0) {
+    thread_local std::vector<float> between;
+    const size_t size = y->element_count();
+    if (between.size() < 2 * size) between.resize(2 * size);
+    s.y = between.data();
+    s.acted = s.y + size;
+    work->tail = {nullptr, nullptr, model.typed_data() + tail_at, nullptr, s.x, nullptr, y->typed_data(), s.acted,
+                  s.batch, s.frames, 0, s.out, s.frames, s.out, 1, 1, 1, kNone, 0, nullptr};
+    work->unit = s.frames >= kUnitFrames;
+  }
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   work->blocks = blocks;
   work->span = s.frames;
-  if (s.batch * work->blocks < 4 * threads) {  // too few blocks to share out: cut time too
-    const int64_t cuts = (4 * threads + s.batch * work->blocks - 1) / (s.batch * work->blocks);
+  const int64_t apart = work->unit ? s.batch : s.batch * blocks;  // tasks if time is not cut
+  if (apart < 4 * threads) {
+    const int64_t cuts = (4 * threads + apart - 1) / apart;
     work->span = (s.frames / cuts + kRows - 1) / kRows * kRows;
   }
-  work->span = std::max(work->span, kRows);
+  work->span = std::max(work->unit ? std::min(work->span, kUnitFrames) : work->span, kRows);
   work->spans = (s.frames + work->span - 1) / work->span;
-  work->tasks = s.batch * work->blocks * work->spans;
-  const double operations = 2.0 * s.batch * s.frames * s.out * s.taps * s.in;
+  work->tasks = apart * work->spans;
+  work->tails = tail_at < 0 || work->unit ? 0 : work->tasks;
+  const double operations = 2.0 * s.batch * s.frames * s.out * (s.taps * s.in + (tail_at < 0 ? 0 : s.out));
   const int64_t helpers = operations < kWorthSharing ? 0 : std::min(threads, work->tasks) - 1;
   for (int64_t i = 0; i < helpers; i++) pool.Schedule([work] { work->Run(); });
   work->Run();
-  while (work->done.load(std::memory_order_acquire) < work->tasks) std::this_thread::yield();
+  while (work->done.load(std::memory_order_acquire) < work->tasks + work->tails) std::this_thread::yield();
   for (int64_t b = 0; b < s.batch; b++) {
     std::memcpy(next_context->typed_data() + b * s.earlier * s.in, s.staged + b * s.staged_size() + s.time * s.in,
                 s.earlier * s.in * sizeof(float));
@@ -354,6 +397,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdjaxConv, Conv,
                                   .Attr<int64_t>("weights_at")
                                   .Attr<int64_t>("bias_at")
                                   .Attr<int64_t>("scale_at")
+                                  .Attr<int64_t>("tail_at")
                                   .Attr<int64_t>("taps")
                                   .Attr<int64_t>("stride")
                                   .Attr<int64_t>("dilation")

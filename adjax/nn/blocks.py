@@ -21,8 +21,9 @@ class ResidualUnit(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         conv = partial(Conv, channels, bias=False, causal=self.causal, weight_norm=self.weight_norm, activation=ELU)
-        y = conv(kernel_size=7, dilation=self.dilation, name="conv1")(x)
-        return conv(kernel_size=1, name="conv2")(y, residual=x)
+        first, second = conv(kernel_size=7, dilation=self.dilation, name="conv1"), conv(kernel_size=1, name="conv2")
+        tail = second.packed_kernel() if self.causal else None
+        return second(first(x), residual=x) if tail is None else first(x, tail=tail)
 
 
 class DilatedBlock(nn.Module):

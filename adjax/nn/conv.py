@@ -132,6 +132,10 @@ def zero_buffers(state: Mapping[str, Any]) -> dict[str, Any]:
 class _Layer(nn.Module):
     """Shared by the layers below: left context, weights with or without weight norm, and the convolution itself."""
 
+    def packed_kernel(self) -> Part | None:
+        """The kernel for adjax.kernels, if that is what computes this layer."""
+        return cast(Part, self.get_variable(PACKED, "kernel")) if self.has_variable(PACKED, "kernel") else None
+
     def _is_streaming(self) -> bool:
         return self.is_mutable_collection(STREAM)
 
@@ -171,13 +175,16 @@ class _Layer(nn.Module):
         dilation: int = 1,
         repeat_first: bool = False,
         scale: Array | Part | None = None,
+        tail: Part | None = None,
     ) -> Array:
         """Convolution of activation(x), with `context` frames before it, with the kernel [taps, in, out] of `shape`.
 
-        With scale[in], of rms_norm(x, scale) instead. XLA computes it or, where the kernel is packed, adjax.kernels.
+        With scale[in], of rms_norm(x, scale) instead. XLA computes it or, where the kernel is packed, adjax.kernels,
+        which alone takes `tail`.
         """
-        if self.has_variable(PACKED, "kernel"):
-            packed, packed_bias = (cast(Part, self.get_variable(PACKED, name)) for name in ("kernel", "bias"))
+        packed = self.packed_kernel()
+        if packed is not None:
+            packed_bias = cast(Part, self.get_variable(PACKED, "bias"))
             earlier, stored = self._context(activation(x[:, :1]), context, repeat_first)
             added = None if bias is None else packed_bias
             y, later = kernels.conv(
@@ -192,6 +199,7 @@ class _Layer(nn.Module):
                 activation.kind,
                 activation.slope,
                 cast(Part | None, scale),
+                tail,
             )
             if stored is not None:
                 stored.value = later
@@ -238,7 +246,7 @@ class Conv(_Layer):
 
     Input [batch, time, in]; output [batch, ceil(time / stride), features] if causal (time / stride whole if aligned),
     plus `residual` of that shape, where given. With scale[in] (see RmsScale) the input is RMS-normalised instead of
-    activated.
+    activated; with `tail` (see adjax.kernels.conv) the layer is a whole residual unit.
     """
 
     features: int
@@ -253,7 +261,9 @@ class Conv(_Layer):
     kernel_init: Callable[..., Array] | None = None
 
     @nn.compact
-    def __call__(self, x: Array, residual: Array | None = None, scale: Array | Part | None = None) -> Array:
+    def __call__(
+        self, x: Array, residual: Array | None = None, scale: Array | Part | None = None, tail: Part | None = None
+    ) -> Array:
         channels = x.shape[-1]
         init = fan_in_uniform(channels * self.kernel_size)
         shape = (self.kernel_size, channels, self.features)
@@ -265,7 +275,17 @@ class Conv(_Layer):
             x = jnp.pad(x, ((0, 0), (side, side), (0, 0)))
         kernel = partial(self._kernel, shape, self.kernel_init or init, 2 if self.weight_norm else None)
         return self._convolve(
-            x, shape, kernel, context, self.activation, bias, residual, self.stride, self.dilation, scale=scale
+            x,
+            shape,
+            kernel,
+            context,
+            self.activation,
+            bias,
+            residual,
+            self.stride,
+            self.dilation,
+            scale=scale,
+            tail=tail,
         )
 
 
