@@ -36,7 +36,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(TREE)
 def test_constants(tree: Any) -> None:
     """Leaves come back as they were, and none starts within another one's vector."""
@@ -51,7 +51,7 @@ def test_constants(tree: Any) -> None:
         assert all(end <= start for (_, end), (start, _) in pairwise(inside))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(TREE, st.integers(1, 3))
 def test_batches(tree: Any, batch: int) -> None:
     """Each leaf leads with the batch axis, so that what selects streams in one array selects them in all leaves."""

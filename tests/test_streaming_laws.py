@@ -285,7 +285,7 @@ def test_one_layer(
 
 
 @needs_kernels
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     sizes=st.tuples(*[st.integers(1, n) for n in (3, 220, 40, 4)]),
     dilation=st.integers(1, 3),
