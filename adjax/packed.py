@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import jax
@@ -36,6 +36,10 @@ class Layout:
     structure: Any
     leaves: tuple[tuple[str, int, tuple[int, ...]], ...]  # type, offset, shape
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copied or pickled state keeps its layout, and with it the program that is compiled for it."""
+        return _the_layout, (self.structure, self.leaves)
+
 
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
@@ -61,7 +65,12 @@ class Packed:
 
     def views(self) -> Any:
         """The pytree, its leaves being arrays."""
-        return jax.tree.map(Part.view, self.parts(), is_leaf=lambda x: isinstance(x, Part))
+        return views(self.parts())
+
+
+def views(parts: Any) -> Any:
+    """A pytree of arrays for one of `Part`s."""
+    return jax.tree.map(Part.view, parts, is_leaf=lambda x: isinstance(x, Part))
 
 
 def pack_constants(tree: Any) -> Packed:
@@ -97,4 +106,6 @@ def _layout(tree: Any, leading: int, aligned: int) -> Layout:
     return _the_layout(structure, tuple(places))
 
 
-_the_layout = lru_cache(maxsize=256)(Layout)
+@cache
+def _the_layout(structure: Any, leaves: tuple[tuple[str, int, tuple[int, ...]], ...]) -> Layout:
+    return Layout(structure, leaves)

@@ -19,7 +19,7 @@ from adjax.errors import AdjaxError
 from adjax.kernels import PACKED
 from adjax.models import codec as models
 from adjax.nn.conv import STREAM, fold_weight_norm, pack_kernels, zero_buffers
-from adjax.packed import Packed, pack_batch, pack_constants
+from adjax.packed import Packed, pack_batch, pack_constants, views
 
 State = Any  # a pytree whose leaves lead with the batch axis
 WARM_SAMPLES = 8192  # zeros that the published streamer feeds before its first chunk
@@ -70,8 +70,7 @@ def _variables(tree: dict[str, Any]) -> dict[str, Any]:
     """The collections of a model from what a program is given: all arrays, or what `_pack` made of them."""
     if "weights" not in tree:
         return tree
-    parts, views = tree["weights"].parts(), tree["weights"].views()
-    variables = {kind: parts[kind] if kind == PACKED else views[kind] for kind in parts}
+    variables = {kind: x if kind == PACKED else views(x) for kind, x in tree["weights"].parts().items()}
     for kind, part in tree["quantizer"].items():
         variables[kind] = {**variables.get(kind, {}), "quantizer": part}
     return variables

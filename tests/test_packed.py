@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from itertools import pairwise
 from typing import Any
 
@@ -76,6 +78,9 @@ def test_one_layout_for_equal_trees() -> None:
         return pack_batch(state.views())
 
     assert_equal(step(step(one)), one)
+    for moved in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):  # streams may move to another process
+        assert moved.layout is one.layout
+        assert_equal(step(moved), one)
     assert len(traces) == 1
 
 
