@@ -50,7 +50,7 @@ def _frames(x: Array, size: int, hop: int) -> Array:
     return jnp.concatenate([hops[:, i : i + count] for i in range(parts)], axis=-1)[..., :size]
 
 
-def _mel_scale(hz: np.ndarray) -> np.ndarray:
+def mel_scale(hz: np.ndarray) -> np.ndarray:
     """Slaney's mel scale: linear below 1 kHz, logarithmic above."""
     linear, step = hz / (200 / 3), np.log(6.4) / 27
     return np.where(hz < 1000, linear, 15 + np.log(np.maximum(hz, 1e-9) / 1000) / step)
@@ -66,7 +66,7 @@ def mel_filters(
 ) -> np.ndarray:
     """Triangular mel filters float32[fft_size // 2 + 1, bands] on Slaney's scale, each of unit area over hertz."""
     top = sample_rate_hz / 2 if fmax_hz is None else fmax_hz
-    ends = _mel_scale(np.array([fmin_hz, top], np.float64))
+    ends = mel_scale(np.array([fmin_hz, top], np.float64))
     edges = _mel_to_hz(np.linspace(ends[0], ends[1], bands + 2))
     bins = np.linspace(0, sample_rate_hz / 2, fft_size // 2 + 1)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])

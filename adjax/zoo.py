@@ -66,13 +66,20 @@ spectral48 = ModelConfig(
     quantizer=Quantizer(
         dim=32, decay=0.99, commit_every_stage=True, kmeans_start_step=150, restart_below=0.05, dropout=0.1
     ),
-    decoder=SpectralDecoder(noise_smoothing_bins=5),
+    decoder=SpectralDecoder(gain_bands=20, noise_smoothing_bins=5),
     projector_bias=True,
     source="trained by adjax; see its model card",
 )
+spectral48_denoise = replace(
+    spectral48,
+    name="spectral48-denoise",
+    quantizer=replace(spectral48.quantizer, kmeans_start_step=0),
+    source="trained by adjax: spectral48 with a denoising encoder; see its model card",
+)
+spectral24 = replace(spectral48, name="spectral24", sample_rate_hz=24000)
 
 _PUBLISHED = (symad48, symad24, symaad48, symad48_c16, symad48_univ)
 _PAIRINGS = (symad48_v0, symad48_v1, symad48_v2, symad48_v3, symad24_v1, symad48_denoise)
 _COMPARED = (symad48_joint, asymad48, soundstream48)
-MODELS = {m.name: m for m in (spectral48, *_PUBLISHED, *_PAIRINGS, *_COMPARED)}
+MODELS = {m.name: m for m in (spectral48, spectral48_denoise, spectral24, *_PUBLISHED, *_PAIRINGS, *_COMPARED)}
 DEFAULT_MODEL = spectral48.name

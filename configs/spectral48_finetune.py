@@ -1,7 +1,8 @@
-"""Second stage of the default model: log-magnitude losses at a lower rate, from the first stage's weights.
+"""Second and third stage of the default model: log-magnitude losses, from the weights of the stage before.
 
 Command: adjax train configs/spectral48_finetune.py --set init_from=runs/spectral48/model --set 'data.train=["speech"]'
-Time: 26 minutes on one CPU core. Result on unseen speakers: PESQ-WB 2.10, STOI 0.87; see the README.
+Time: 26 minutes on one CPU core. Result on unseen speakers, with gain_bands=0: PESQ-WB 2.10, STOI 0.87; after a third
+stage with gains, --set optimizer.learning_rate=7e-4 --set steps=16500, 44 minutes: PESQ-WB 2.25, STOI 0.88.
 """
 
 from dataclasses import replace

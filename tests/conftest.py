@@ -42,7 +42,12 @@ TINY_SPECTRAL = ModelConfig(
     encoder=SpectralEncoder(hop_samples=20, channels=8, dilations=(1, 2)),
     quantizer=Quantizer(codebooks=3, codebook_size=16, dim=6, commit_every_stage=True),
     decoder=SpectralDecoder(
-        hop_samples=20, channels=8, dilations=(1, 2), random_signs_above_hz=2000.0, noise_smoothing_bins=3
+        hop_samples=20,
+        channels=8,
+        dilations=(1, 2),
+        random_signs_above_hz=2000.0,
+        gain_bands=4,
+        noise_smoothing_bins=3,
     ),
     projector_bias=True,
 )

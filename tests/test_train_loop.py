@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -267,13 +268,10 @@ def test_what_is_not_finite_stops_the_run(config: TrainConfig, tmp_path: Path, m
         step = real(*arguments, **options)
 
         def run(state: Any, batch: Any) -> Any:
-            return step(state, batch * np.where(state.step == 4, np.nan, 1.0).astype(np.float32))
+            return step(state, batch * jnp.where(state.step == 4, np.nan, 1.0).astype(np.float32))
 
         return run
 
-    import jax.numpy as jnp
-
-    monkeypatch.setattr(np, "where", jnp.where)
     monkeypatch.setattr(loop, "make_step", poisoned)
     with pytest.raises(AdjaxError, match=r"is nan at step 5; the checkpoint of step 3 is kept"):
         loop.train(config, tmp_path)

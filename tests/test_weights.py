@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 from adjax import weights, zoo
+from adjax.config import Data, TrainConfig
 from adjax.errors import AdjaxError
+from adjax.models import codec
+from adjax.train import start
+from adjax.train.state import make_optimizers, variables
 from tests.conftest import TINY_SPECTRAL, fill
 
 
@@ -131,3 +135,19 @@ def test_rates_of_the_zoo() -> None:
     assert rates["symad48"] == rates["symaad48"] == rates["spectral48"] == (160, 12.8)
     assert rates["symad24"] == (80, 6.4)
     assert rates["symad48-c16"] == (150, 24)
+
+
+def test_gains_are_added_to_a_decoder_that_has_none(tmp_path: Path) -> None:
+    """They start at 1, so that fine-tuning with them begins where the decoder without them ended."""
+    flat = replace(TINY_SPECTRAL, decoder=replace(TINY_SPECTRAL.decoder, gain_bands=0))
+    folder = weights.save_model(tmp_path / "flat", flat, fill(flat))
+    config = TrainConfig(TINY_SPECTRAL, Data(crop_samples=400), init_from=str(folder), steps=1)
+    state = start.started(config, make_optimizers(config), lambda: iter(()))
+    latents = np.random.default_rng(0).standard_normal((1, 9, 6)).astype(np.float32)
+    trees = {**variables(state), "stats": state.stats}, weights.load_model(folder)[1]
+    gained, plain = (
+        codec.Codec(model).apply(tree, latents, method="decode_latents")
+        for model, tree in zip((TINY_SPECTRAL, flat), trees, strict=True)
+    )
+    assert "gains" in state.params["decoder"]
+    np.testing.assert_allclose(gained, plain, rtol=1e-5, atol=1e-6)

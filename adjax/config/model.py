@@ -97,6 +97,7 @@ class SpectralDecoder:
     dilations: tuple[int, ...] = (1, 3, 9, 1, 3, 1)
     out_channels: int = 1
     random_signs_above_hz: float = 4000.0
+    gain_bands: int = 0  # points in frequency at which a gain is predicted; 0: none
     noise_smoothing_bins: int = 1  # above it, magnitudes are the RMS over so many neighbouring bins
 
     @property
@@ -106,6 +107,7 @@ class SpectralDecoder:
     def __post_init__(self) -> None:
         require(self.hop_samples > 0 and self.hop_samples % 2 == 0, "decoder.hop_samples must be positive and even")
         require(min(self.channels, *self.dilations) > 0, "decoder sizes must be positive")
+        require(self.gain_bands == 0 or self.gain_bands >= 2, "decoder.gain_bands must be 0 or at least 2")
         require(self.noise_smoothing_bins % 2 == 1, "decoder.noise_smoothing_bins must be odd")
         require(self.out_channels == 1, "decoder.out_channels must be 1: channels are coded as streams of their own")
 

@@ -15,6 +15,8 @@ from adjax import config, dsp
 from adjax.nn.blocks import FrameUnit
 from adjax.nn.conv import STATS, Conv, FixedConv, FrameCounter, Linear, RmsNorm, RmsScale
 
+_LARGEST_GAIN = 8.0  # natural logarithm: 69 dB
+
 
 def _linear(features: int, fan_in: int, gain: float, name: str) -> Linear:
     return Linear(features, kernel_init=nn.initializers.normal(gain * fan_in**-0.5), name=name)
@@ -35,6 +37,13 @@ def _local_rms(bins: Array, width: int) -> Array:
     index = np.arange(bins.shape[-1])
     near = (abs(index[:, None] - index) <= width // 2).astype(np.float32)
     return jnp.sqrt(jnp.square(bins) @ (near / near.sum(axis=0)) + 1e-14)
+
+
+def _across_bands(bands: int, bins: int, sample_rate_hz: int) -> np.ndarray:
+    """Linear interpolation float32[bands, bins] from points evenly spaced in mel, 0 Hz to half the sample rate."""
+    points = dsp.mel_scale(np.linspace(0, sample_rate_hz / 2, bins))
+    at = np.linspace(0, points[-1], bands)
+    return np.stack([np.interp(points, at, row) for row in np.eye(bands)]).astype(np.float32)
 
 
 class SpectralEncoder(nn.Module):
@@ -59,8 +68,10 @@ class SpectralEncoder(nn.Module):
 class SpectralDecoder(nn.Module):
     """Latents [batch, frames, dim] to audio [batch, frames * hop, 1], `hop` samples late.
 
-    Above `random_signs_above_hz` the bins are noise: random signs and locally smooth magnitudes. The decoder would
-    repeat one pattern frame after frame there, lines that mel bands cannot see and ears can.
+    With `gain_bands` a linear layer's bins are scaled by interpolated gains, exp of another's: the input of both is
+    normalised and says little of loudness, which spans 60 dB. Above `random_signs_above_hz` the bins are noise: random
+    signs and locally smooth magnitudes. The decoder would repeat one pattern frame after frame there, lines that mel
+    bands cannot see and ears can.
     """
 
     config: config.SpectralDecoder
@@ -76,7 +87,12 @@ class SpectralDecoder(nn.Module):
         x = Conv(c.channels, 3, kernel_init=nn.initializers.normal((3 * dim) ** -0.5), name="expand")(zq)
         for i, dilation in enumerate(c.dilations):
             x = unit(dilation, name=f"units_{i}")(x)
-        bins = _linear(hop, c.channels, 0.1, "bins")(x, scale=RmsScale(name="norm")(c.channels)) * sigma
+        scale = RmsScale(name="norm")(c.channels)
+        bins = _linear(hop, c.channels, 0.1, "bins")(x, scale=scale) * sigma
+        if c.gain_bands:
+            gains = _linear(c.gain_bands, c.channels, 0.0, "gains")(x, scale=scale)
+            across = _across_bands(c.gain_bands, hop, self.sample_rate_hz)
+            bins *= jnp.exp(jnp.clip(gains, -_LARGEST_GAIN, _LARGEST_GAIN)) @ across
         first = min(hop, int(c.random_signs_above_hz * 2 * hop / self.sample_rate_hz))
         signs = dsp.frame_signs(FrameCounter(name="counter")(batch, frames), hop)
         noise = signs[..., first:] * _local_rms(bins[..., first:], c.noise_smoothing_bins)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def started(config: TrainConfig, optimizers: Optimizers, batches: Callable[[], I
     if taken:
         own = variables(state)
         tree = {
-            "params": {p: (other if p in taken else own)["params"][p] for p in own["params"]},
+            "params": {p: layers | other["params"][p] if p in taken else layers for p, layers in own["params"].items()},
             CODEBOOK: (other if "quantizer" in taken else own)[CODEBOOK],
         }
         state = from_variables(config, tree, state.discriminators, optimizers)
@@ -120,9 +121,17 @@ def _equal_parts(model: ModelConfig, other: ModelConfig) -> list[str]:
         "encoder": encoder,
         "projector": encoder and dim and model.projector_bias == other.projector_bias,
         "quantizer": dim and books == others,
-        "decoder": dim and model.decoder == other.decoder,
+        "decoder": dim and model.decoder in (other.decoder, _with_gains(other, model)),
     }
     return [part for part in PARTS if fits[part]]
+
+
+def _with_gains(model: ModelConfig, like: ModelConfig) -> object:
+    """The decoder with another's gains if it has none: they start at 1 and leave its output as it was."""
+    decoder, other = model.decoder, like.decoder
+    if isinstance(decoder, SpectralDecoder) and isinstance(other, SpectralDecoder) and not decoder.gain_bands:
+        return replace(decoder, gain_bands=other.gain_bands)
+    return decoder
 
 
 def _stats(config: TrainConfig, taken: list[str], other: Tree, batches: Callable[[], Iterator[Batch]]) -> Tree:

@@ -1,0 +1,29 @@
+"""adjax's own frame-rate model at 24 kHz, 6.4 kbps, metric losses only.
+
+Command: adjax train configs/spectral24.py --set 'data.train=["speech24","speech48"]' --set 'data.validation=["valid"]'
+Time: 39 minutes on one busy CPU core. Result: see spectral24_finetune.
+"""
+
+from dataclasses import replace
+
+from spectral48 import config as spectral48
+
+from adjax import zoo
+from adjax.config import Data, Mel
+
+config = replace(
+    spectral48,
+    model=zoo.spectral24,
+    data=Data(batch_size=4, crop_samples=16200, context_samples=1800, gain_db=(-6.0, 3.0)),
+    losses=replace(
+        spectral48.losses,
+        mel=Mel(
+            fft_sizes=(1024, 512, 256, 128),
+            hop_samples=(512, 256, 128, 64),
+            win_lengths=(1024, 512, 256, 128),
+            bands=(112, 80, 48, 24),
+            density=True,
+        ),
+    ),
+    steps=20_000,
+)
