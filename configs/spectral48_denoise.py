@@ -1,4 +1,4 @@
-"""Denoising encoder of the default model: noise mixed in at 0 to 20 dB; codebooks and decoder are the default's, frozen.
+"""Denoising encoder of the default model: noise mixed in at 0 to 20 dB; codebooks and decoder frozen.
 
 Command: adjax train configs/spectral48_denoise.py --set init_from=spectral48
 --set 'data.train=["speech"]' --set 'data.noise=["noise"]'
