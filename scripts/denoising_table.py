@@ -1,6 +1,6 @@
 """What a denoising encoder brings, as a Markdown table: noisy speech, as it is and through models, against the clean.
 
-Usage: python scripts/denoising_table.py --speech FILE_OR_FOLDER [...] --noise FILE_OR_FOLDER [...] MODEL [...]
+Usage: python scripts/denoising_table.py --speech FILE_OR_FOLDER [...] --noise FILE_OR_FOLDER [...] -- MODEL [...]
 (PESQ-WB and STOI need the extra `evaluation`)
 
 Each utterance gets a random stretch of a random noise, the same for all models; "clean" is the models' row for speech
@@ -13,10 +13,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 
 import adjax
+from adjax.evaluate.systems import read_audio
 from adjax.metrics import quality
 from adjax.streaming import Codec
 from adjax.train.data import find_audio
@@ -26,7 +26,7 @@ COLUMNS = {"pesq_wb": 2, "stoi": 3, "log_spectral_distance": 2, "mel_distance": 
 
 def read(path: Path, rate_hz: int) -> np.ndarray:
     """The first channel of a file, float32[samples], at the rate."""
-    sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    sound, rate = read_audio(path)
     return soxr.resample(sound[:, 0], rate, rate_hz)
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         rng = np.random.default_rng(0)
         heard = [mixed(clean, noises[rng.integers(len(noises))], snr_db, rng) for clean in speech]
         made = {"as it is": heard} if np.isfinite(snr_db) else {}
-        made |= {codec.config.name: [through(codec, sound) for sound in heard] for codec in codecs.values()}
+        made |= {name: [through(codec, sound) for sound in heard] for name, codec in codecs.items()}
         for name, sounds in made.items():
             rows = [quality(clean, sound, rate_hz) for clean, sound in zip(speech, sounds, strict=True)]
             means = [np.mean([row[c] for row in rows if c in row]) for c in COLUMNS]

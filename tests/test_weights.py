@@ -16,6 +16,8 @@ from adjax.train import start
 from adjax.train.state import make_optimizers, variables
 from tests.conftest import TINY_SPECTRAL, fill
 
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -133,7 +135,7 @@ def test_rates_of_the_zoo() -> None:
     """Kilobits per second and frames per second of the published table."""
     rates = {m.name: (m.frame_rate_hz, m.bitrate_bps / 1000) for m in zoo.MODELS.values()}
     assert rates["symad48"] == rates["symaad48"] == rates["spectral48"] == (160, 12.8)
-    assert rates["symad24"] == (80, 6.4)
+    assert rates["symad24"] == rates["spectral24"] == (80, 6.4)
     assert rates["symad48-c16"] == (150, 24)
 
 
@@ -151,3 +153,24 @@ def test_gains_are_added_to_a_decoder_that_has_none(tmp_path: Path) -> None:
     )
     assert "gains" in state.params["decoder"]
     np.testing.assert_allclose(gained, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_shipped_models_are_the_zoo_s() -> None:
+    """Each folder of checkpoints/ holds the model that it is named after, with finite weights."""
+    folders = [path.parent for path in CHECKPOINTS.glob("*/config.json")]
+    assert {f.name for f in folders} == {"spectral48", "spectral48-denoise", "spectral24"}
+    for folder in folders:
+        config, tree = weights.load_model(folder)
+        known = zoo.MODELS[folder.name]
+        assert (config.name, config.encoder, config.decoder) == (known.name, known.encoder, known.decoder)
+        assert config.sample_rate_hz == known.sample_rate_hz
+        assert all(np.isfinite(array).all() for array in weights.flatten(tree).values())
+
+
+def test_denoised_codes_decode_with_the_default_model() -> None:
+    """Quantizer and decoder of spectral48-denoise are spectral48's to the bit; its encoder is not."""
+    (_, denoise), (_, default) = (weights.load_model(CHECKPOINTS / n) for n in ("spectral48-denoise", "spectral48"))
+    one, other = weights.flatten(denoise), weights.flatten(default)
+    assert one.keys() == other.keys()
+    changed = {name.split("/")[1] for name in one if not np.array_equal(one[name], other[name])}
+    assert changed == {"encoder", "projector"}

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from adjax import weights
-from adjax.config import PARTS, ModelConfig, SpectralDecoder, SpectralEncoder, TrainConfig, Vocoder
+from adjax.config import PARTS, ConvDecoder, ModelConfig, SpectralDecoder, SpectralEncoder, TrainConfig, Vocoder
 from adjax.errors import AdjaxError
 from adjax.latent_statistics import read_latent_statistics
 from adjax.nn.quantize import CODEBOOK, Codebooks
@@ -29,6 +29,8 @@ from adjax.train.state import (
     parts_ever_trained,
     variables,
 )
+
+Decoder = ConvDecoder | SpectralDecoder | Vocoder
 
 _log = logging.getLogger(__name__)
 
@@ -121,16 +123,15 @@ def _equal_parts(model: ModelConfig, other: ModelConfig) -> list[str]:
         "encoder": encoder,
         "projector": encoder and dim and model.projector_bias == other.projector_bias,
         "quantizer": dim and books == others,
-        "decoder": dim and model.decoder in (other.decoder, _with_gains(other, model)),
+        "decoder": dim and model.decoder == _with_gains(other.decoder, model.decoder),
     }
     return [part for part in PARTS if fits[part]]
 
 
-def _with_gains(model: ModelConfig, like: ModelConfig) -> object:
-    """The decoder with another's gains if it has none: they start at 1 and leave its output as it was."""
-    decoder, other = model.decoder, like.decoder
-    if isinstance(decoder, SpectralDecoder) and isinstance(other, SpectralDecoder) and not decoder.gain_bands:
-        return replace(decoder, gain_bands=other.gain_bands)
+def _with_gains(decoder: Decoder, like: Decoder) -> Decoder:
+    """A decoder that has no gains with those of another: they start at 1 and leave its output as it was."""
+    if isinstance(decoder, SpectralDecoder) and isinstance(like, SpectralDecoder) and not decoder.gain_bands:
+        return replace(decoder, gain_bands=like.gain_bands)
     return decoder
 
 
