@@ -21,6 +21,7 @@ from adjax.strict_json import ConfigError, from_dict, to_dict, to_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _MAX_CONFIG_BYTES = 1 << 20
+_SCALE = ".scale"
 Tree = dict[str, Any]
 
 
@@ -72,10 +73,14 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
 
 
 def save_model(folder: str | os.PathLike[str], config: ModelConfig, variables: Tree, dtype: Any = np.float32) -> Path:
-    """Write a model folder, its arrays in float32 or, for a smaller file, float16."""
+    """Write a model folder, its arrays in float32 or, for a smaller file, float16 or int8.
+
+    int8: a layer's kernel is rounded to 127 steps either side of 0, of a size of its own for each output channel,
+    float32[channels] under the kernel's name and `.scale`; all other arrays are float16.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {k: np.asarray(v).astype(dtype) for k, v in flatten(variables).items()}
+    arrays = _stored({k: np.asarray(v) for k, v in flatten(variables).items()}, np.dtype(dtype))
     _write(folder / WEIGHTS_FILE, save(arrays, metadata={"format": "adjax"}))
     _write(folder / CONFIG_FILE, to_json(config).encode())
     return folder
@@ -88,17 +93,44 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, Tree]:
     path = folder / WEIGHTS_FILE
     try:
         with safe_open(path, framework="np") as file:
-            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise AdjaxError(f"{path}: no such file; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
     except (SafetensorError, ValueError, TypeError, OSError) as error:
         raise AdjaxError(f"{path}: damaged, cannot be read as safetensors ({error})") from None
-    for key, array in flat.items():
-        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-            raise AdjaxError(f"{path}: '{key}' is not an array of finite numbers")
-    variables = unflatten({k: v.astype(np.float32) for k, v in flat.items()})
+    flat = _restored(path, stored)
     check_fit(path, flat, config)
-    return config, variables
+    return config, unflatten(flat)
+
+
+def _stored(flat: Mapping[str, np.ndarray], dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Arrays as they lie in a file of this type; see `save_model`."""
+    if dtype != np.int8:
+        return {name: array.astype(dtype) for name, array in flat.items()}
+    stored: dict[str, np.ndarray] = {}
+    for name, array in flat.items():
+        if not name.endswith("/kernel"):
+            stored[name] = array.astype(np.float16)
+            continue
+        scale = (np.abs(array).max(axis=tuple(range(array.ndim - 1))) / 127).astype(np.float32)
+        stored[name] = np.rint(array / np.where(scale > 0, scale, 1)).astype(np.int8)
+        stored[name + _SCALE] = scale
+    return stored
+
+
+def _restored(path: Path, stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `_stored`: float32 arrays. Raises AdjaxError for other types and what is not finite."""
+    flat: dict[str, np.ndarray] = {}
+    for name, array in stored.items():
+        if array.dtype != np.int8 and not (np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()):
+            raise AdjaxError(f"{path}: '{name}' is not an array of finite numbers")
+        flat[name] = array.astype(np.float32)
+    for name in [name for name, array in stored.items() if array.dtype == np.int8]:
+        scale = flat.pop(name + _SCALE, None)
+        if scale is None or scale.shape != flat[name].shape[-1:]:
+            raise AdjaxError(f"{path}: '{name}' is int8 and needs '{name}{_SCALE}', a number for each output channel")
+        flat[name] *= scale
+    return flat
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -133,8 +165,9 @@ def fingerprint(config: ModelConfig, variables: Tree) -> bytes:
     return digest.digest()
 
 
-def _wire(quantizer: dict[str, Any]) -> list[int]:
-    return [quantizer[k] for k in ("codebooks", "codebook_size", "dim")]
+def _wire(quantizer: dict[str, Any]) -> list[float]:
+    names = ("codebooks", "codebook_size", "dim", *(("predicted", "prediction") if quantizer["predicted"] else ()))
+    return [quantizer[name] for name in names]
 
 
 def check_fit(path: Path, flat: Mapping[str, np.ndarray], config: ModelConfig) -> None:

@@ -64,9 +64,16 @@ spectral48 = ModelConfig(
     "spectral48",
     encoder=SpectralEncoder(),
     quantizer=Quantizer(
-        dim=32, decay=0.99, commit_every_stage=True, kmeans_start_step=150, restart_below=0.05, dropout=0.1
+        dim=48,
+        decay=0.995,
+        commit_every_stage=True,
+        kmeans_start_step=200,
+        restart_below=0.05,
+        dropout=0.1,
+        predicted=20,
+        beams=4,
     ),
-    decoder=SpectralDecoder(gain_bands=20, noise_smoothing_bins=5),
+    decoder=SpectralDecoder(noise_smoothing_bins=5),
     projector_bias=True,
     source="trained by adjax; see its model card",
 )
@@ -76,7 +83,9 @@ spectral48_denoise = replace(
     quantizer=replace(spectral48.quantizer, kmeans_start_step=0),
     source="trained by adjax: spectral48 with a denoising encoder; see its model card",
 )
-spectral24 = replace(spectral48, name="spectral24", sample_rate_hz=24000)
+spectral24 = replace(
+    spectral48, name="spectral24", sample_rate_hz=24000, quantizer=replace(spectral48.quantizer, dim=64)
+)
 
 _PUBLISHED = (symad48, symad24, symaad48, symad48_c16, symad48_univ)
 _PAIRINGS = (symad48_v0, symad48_v1, symad48_v2, symad48_v3, symad24_v1, symad48_denoise)

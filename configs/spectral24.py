@@ -1,7 +1,8 @@
-"""adjax's own frame-rate model at 24 kHz, 6.4 kbps, metric losses only.
+"""adjax's own frame-rate model at 24 kHz, 6.4 kbps.
 
 Command: adjax train configs/spectral24.py --set 'data.train=["speech24","speech48"]' --set 'data.validation=["valid"]'
-Time: 39 minutes on one busy CPU core. Result: see spectral24_finetune.
+Time: about 75 minutes on one CPU core. Result on unseen speakers: PESQ-WB 2.40, STOI 0.91, by
+31,000 steps in two stages, the first without prediction (checkpoints/spectral24/README.md).
 """
 
 from dataclasses import replace
@@ -25,5 +26,5 @@ config = replace(
             density=True,
         ),
     ),
-    steps=20_000,
+    steps=32_000,
 )

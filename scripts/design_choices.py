@@ -59,11 +59,11 @@ SPECTRAL: dict[str, Changes] = {
     "without-complex-loss": {"losses.complex_weight": 0.0},
     "complex-loss-at-all-frequencies": {"losses.complex_below_hz": None},
     "without-waveform-error": {"losses.error_weight": 0.0},
-    "without-gains": {"model.decoder.gain_bands": 0},
     "without-random-signs": {"model.decoder.random_signs_above_hz": 1e9},
     "without-left-context": {"data.context_samples": 0},
     "one-resolution-mel": ONE_MEL,
     "published-start-of-codebooks": {"model.quantizer.kmeans_start_step": 0, "model.quantizer.restart_below": 0.0},
+    "without-prediction": {"model.quantizer.predicted": 0},
     "without-quantizer-dropout": {"model.quantizer.dropout": 0.0},
 }
 

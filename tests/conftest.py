@@ -39,8 +39,8 @@ TINY_CONV = ModelConfig(
 TINY_SPECTRAL = ModelConfig(
     "tiny-spectral",
     sample_rate_hz=8000,
-    encoder=SpectralEncoder(hop_samples=20, channels=8, dilations=(1, 2)),
-    quantizer=Quantizer(codebooks=3, codebook_size=16, dim=6, commit_every_stage=True),
+    encoder=SpectralEncoder(hop_samples=20, channels=8, dilations=(1, 2), gain_bands=4),
+    quantizer=Quantizer(codebooks=3, codebook_size=16, dim=6, commit_every_stage=True, predicted=4, beams=2),
     decoder=SpectralDecoder(
         hop_samples=20,
         channels=8,

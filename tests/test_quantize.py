@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adjax import kernels
 from adjax.config import Quantizer
 from adjax.nn import quantize
 from adjax.nn.quantize import Codebooks, ResidualQuantizer
@@ -118,3 +119,73 @@ def test_perplexity_of_known_frequencies() -> None:
     """Uniform over n codes is n; a single code is 1."""
     count = jnp.array([[2.0, 2.0, 0.0, 0.0], [5.0, 0.0, 0.0, 0.0]])
     np.testing.assert_allclose(quantize.perplexity(count), [2.0, 1.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 64])
+def test_beam_search(beams: int) -> None:
+    """One beam is greedy search, more find nearer sums, all of them the nearest; the C++ kernel finds the same."""
+    rng = np.random.default_rng(2)
+    embed = rng.standard_normal((3, 6, 4)).astype(np.float32)
+    z = rng.standard_normal((2, 25, 4)).astype(np.float32)
+    variables = {"codebook": {"embed": jnp.asarray(embed)}}
+
+    def search(beams: int) -> tuple[np.ndarray, np.ndarray]:
+        config = Quantizer(codebooks=3, codebook_size=6, dim=4, beams=beams)
+        codes = np.asarray(ResidualQuantizer(config).apply(variables, jnp.asarray(z), method="encode"))
+        return codes, ((z - sum(embed[i][codes[..., i]] for i in range(3))) ** 2).sum(-1)
+
+    codes, error = search(beams)
+    greedy = search(1)[1]
+    assert beams == 1 or error.mean() < 0.95 * greedy.mean()
+    if beams == 64:  # more than the 36 pairs of the first two stages
+        sums = (embed[0][:, None, None] + embed[1][:, None] + embed[2]).reshape(-1, 4)
+        np.testing.assert_allclose(error, ((z[..., None, :] - sums) ** 2).sum(-1).min(-1), rtol=1e-5)
+    if kernels.available():
+        packed = {name: jnp.asarray(array) for name, array in kernels.pack_codebooks(embed).items()}
+        np.testing.assert_array_equal(kernels.quantize(jnp.asarray(z), **packed, beams=beams), codes)
+    kept = run(Quantizer(codebooks=3, codebook_size=6, dim=4, beams=beams), embed, z)
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(kept.codes), 0, -1), search(1)[0])  # training is greedy
+
+
+PREDICTED = Quantizer(codebooks=2, codebook_size=8, dim=4, commit_every_stage=True, predicted=2)
+
+
+def test_prediction_is_of_what_the_decoder_has(embed: np.ndarray, z: np.ndarray) -> None:
+    """Each frame's codes are those of what is left after the share of the frame before as decoded; so says training."""
+    variables, layer = {"codebook": {"embed": jnp.asarray(embed)}}, ResidualQuantizer(PREDICTED)
+    codes = np.asarray(layer.apply(variables, jnp.asarray(z), method="encode"))
+    decoded = np.asarray(layer.apply(variables, codes, method="decode"))
+    factors = np.array([0, 0, 0.75, 0.75], np.float32)
+    earlier = np.zeros_like(decoded[:, 0])
+    for t in range(z.shape[1]):
+        left = z[:, t] - factors * earlier
+        plain = ResidualQuantizer(CONFIG).apply(variables, jnp.asarray(left[:, None]), method="encode")
+        np.testing.assert_array_equal(codes[:, t], np.asarray(plain)[:, 0])
+        earlier = factors * earlier + embed[0][codes[:, t, 0]] + embed[1][codes[:, t, 1]]
+        np.testing.assert_allclose(decoded[:, t], earlier, rtol=0, atol=1e-6)
+    out = run(PREDICTED, embed, z)
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(out.codes), 0, -1), codes)
+    np.testing.assert_allclose(out.zq, decoded, rtol=0, atol=1e-6)
+    few = run(PREDICTED, embed, z, np.array([1, 1, 2], np.int32)).zq
+    one = layer.apply(variables, codes[..., :1], method="decode")
+    np.testing.assert_allclose(few, np.concatenate([one[:2], decoded[2:]]), rtol=0, atol=1e-6)
+    gradient = jax.grad(lambda z: jnp.sum(run(PREDICTED, embed, z).zq * 3))(jnp.asarray(z))
+    np.testing.assert_allclose(gradient, 3.0, rtol=1e-6)
+
+
+def test_prediction_saves_bits_and_forgets(embed: np.ndarray) -> None:
+    """Latents that move slowly are coded better with it, and a frame that was lost matters ever less."""
+    steps = 0.1 * np.random.default_rng(3).standard_normal((1, 200, 4))
+    z, variables = np.cumsum(steps, 1).astype(np.float32), {"codebook": {"embed": jnp.asarray(0.5 * embed)}}
+
+    def coded(config: Quantizer) -> tuple[np.ndarray, np.ndarray]:
+        layer = ResidualQuantizer(config)
+        codes = layer.apply(variables, jnp.asarray(z), method="encode")
+        return np.asarray(codes), np.asarray(layer.apply(variables, codes, method="decode"))
+
+    codes, decoded = coded(replace(PREDICTED, predicted=4))
+    assert np.mean((decoded - z) ** 2) < 0.5 * np.mean((coded(CONFIG)[1] - z) ** 2)
+    layer = ResidualQuantizer(replace(PREDICTED, predicted=4))
+    late = np.asarray(layer.apply(variables, jnp.asarray(codes[:, 100:]), method="decode"))
+    missing = np.abs(late - decoded[:, 100:]).max(axis=(0, 2))
+    np.testing.assert_allclose(missing[:20], missing[0] * 0.75 ** np.arange(20), rtol=1e-3, atol=1e-5)

@@ -34,14 +34,16 @@ def small(model: ModelConfig) -> ModelConfig:
     if isinstance(encoder, ConvEncoder):
         encoder = replace(encoder, channels=2, ratios=(2,) * len(encoder.ratios))
     else:
-        encoder = replace(encoder, channels=8)
+        encoder = replace(encoder, channels=8, gain_bands=3)
     if isinstance(decoder, ConvDecoder):
         decoder = replace(decoder, channels=2, ratios=(2,) * len(decoder.ratios))
     elif isinstance(decoder, Vocoder):
         decoder = replace(decoder, channels=32)
     else:
-        decoder = replace(decoder, channels=8)
-    quantizer = Quantizer(codebooks=2, codebook_size=16, dim=4)
+        decoder = replace(decoder, channels=8, gain_bands=3)
+    quantizer = replace(
+        model.quantizer, codebooks=2, codebook_size=16, dim=4, predicted=min(model.quantizer.predicted, 3)
+    )
     return replace(
         model, name="m", source="", sample_rate_hz=48000, encoder=encoder, decoder=decoder, quantizer=quantizer
     )

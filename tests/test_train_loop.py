@@ -277,7 +277,11 @@ def test_what_is_not_finite_stops_the_run(config: TrainConfig, tmp_path: Path, m
         loop.train(config, tmp_path)
     monkeypatch.undo()
     folder = loop.export(tmp_path, tmp_path / "model")
-    assert all(np.isfinite(a).all() for a in flatten(load_model(folder)[1]).values())
+    trained = flatten(load_model(folder)[1])
+    assert all(np.isfinite(a).all() for a in trained.values())
+    small = flatten(load_model(loop.export(tmp_path, tmp_path / "small", compact="int8"))[1])  # for inference only
+    assert trained.keys() - small.keys() == {f"codebook/quantizer/{name}" for name in ("embed_avg", "cluster_size")}
+    assert all(np.allclose(small[name], trained[name], atol=0.01 * abs(trained[name]).max()) for name in small)
 
 
 def test_training_lowers_the_loss(config: TrainConfig, tmp_path: Path) -> None:

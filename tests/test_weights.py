@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save
 
 from adjax import weights, zoo
-from adjax.config import Data, TrainConfig
 from adjax.errors import AdjaxError
-from adjax.models import codec
-from adjax.train import start
-from adjax.train.state import make_optimizers, variables
 from tests.conftest import TINY_SPECTRAL, fill
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -45,6 +43,40 @@ def test_half_precision_halves_the_file(tmp_path: Path, folder: Path) -> None:
     np.testing.assert_array_equal(array, array.astype(np.float16))
 
 
+@pytest.mark.parametrize("kernel", [0.01, 300.0, 0.0])
+def test_int8_kernels(tmp_path: Path, kernel: float) -> None:
+    """Each within half a step, 1/127 of its output channel's largest; all else as in float16; what was saved stays."""
+    wanted = fill(TINY_SPECTRAL)
+    wanted["params"]["projector"]["kernel"] *= kernel
+    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, wanted, np.int8)
+    config, tree = weights.load_model(folder)
+    flat, again = weights.flatten(tree), weights.save_model(tmp_path / "again", config, tree, np.int8)
+    for name, array in weights.flatten(wanted).items():
+        if name.endswith("kernel"):
+            step = abs(array).max(axis=tuple(range(array.ndim - 1))) / 127
+            assert (abs(flat[name] - array) <= 0.501 * step).all()
+        else:
+            np.testing.assert_array_equal(flat[name], array.astype(np.float16))
+    np.testing.assert_equal(weights.flatten(weights.load_model(again)[1]), flat)
+
+
+def test_int8_needs_its_scales(tmp_path: Path) -> None:
+    """A missing or misshapen scale is named; so are one without its kernel and integers of another type."""
+    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, fill(TINY_SPECTRAL), np.int8)
+    name, path = "params/projector/kernel", folder / weights.WEIGHTS_FILE
+    stored = load_file(path)
+    for change, message in (
+        ({f"{name}.scale": None}, f"'{name}' is int8 and needs '{name}.scale'"),
+        ({f"{name}.scale": np.ones(1, np.float32)}, f"'{name}' is int8 and needs"),
+        ({f"{name}.scale": stored[f"{name}.scale"] * np.nan}, "not an array of finite numbers"),
+        ({name: stored[name].astype(np.float32)}, f"unknown '{name}.scale'"),
+        ({name: stored[name].astype(np.int16)}, f"'{name}' is not an array of finite numbers"),
+    ):
+        path.write_bytes(save({k: v for k, v in (stored | change).items() if v is not None}))
+        with pytest.raises(AdjaxError, match=re.escape(message)):
+            weights.load_model(folder)
+
+
 def test_fingerprint_depends_on_what_decides_codes(folder: Path) -> None:
     """Another decoder reads the same bitstream; another encoder or codebook does not."""
     variables = fill(TINY_SPECTRAL)
@@ -52,6 +84,9 @@ def test_fingerprint_depends_on_what_decides_codes(folder: Path) -> None:
     assert mark == weights.fingerprint(*weights.load_model(folder))
     variables["params"]["decoder"]["expand"]["kernel"] += 1
     assert mark == weights.fingerprint(replace(TINY_SPECTRAL, name="other"), variables)
+    for change, same in (({"beams": 3}, True), ({"prediction": 0.5}, False), ({"predicted": 3}, False)):
+        other = replace(TINY_SPECTRAL, quantizer=replace(TINY_SPECTRAL.quantizer, **change))
+        assert (mark == weights.fingerprint(other, variables)) == same
     variables["codebook"]["quantizer"]["embed"][0, 0, 0] += 1e-3
     assert mark != weights.fingerprint(TINY_SPECTRAL, variables)
 
@@ -137,22 +172,6 @@ def test_rates_of_the_zoo() -> None:
     assert rates["symad48"] == rates["symaad48"] == rates["spectral48"] == (160, 12.8)
     assert rates["symad24"] == rates["spectral24"] == (80, 6.4)
     assert rates["symad48-c16"] == (150, 24)
-
-
-def test_gains_are_added_to_a_decoder_that_has_none(tmp_path: Path) -> None:
-    """They start at 1, so that fine-tuning with them begins where the decoder without them ended."""
-    flat = replace(TINY_SPECTRAL, decoder=replace(TINY_SPECTRAL.decoder, gain_bands=0))
-    folder = weights.save_model(tmp_path / "flat", flat, fill(flat))
-    config = TrainConfig(TINY_SPECTRAL, Data(crop_samples=400), init_from=str(folder), steps=1)
-    state = start.started(config, make_optimizers(config), lambda: iter(()))
-    latents = np.random.default_rng(0).standard_normal((1, 9, 6)).astype(np.float32)
-    trees = {**variables(state), "stats": state.stats}, weights.load_model(folder)[1]
-    gained, plain = (
-        codec.Codec(model).apply(tree, latents, method="decode_latents")
-        for model, tree in zip((TINY_SPECTRAL, flat), trees, strict=True)
-    )
-    assert "gains" in state.params["decoder"]
-    np.testing.assert_allclose(gained, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_shipped_models_are_the_zoo_s() -> None:

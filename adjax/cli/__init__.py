@@ -107,7 +107,13 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument(
         "--stop-after", metavar="MINUTES", type=_positive_number, help="save and end then, or when told to terminate"
     )
-    c.add_argument("--export", metavar="DIR", help="write the model here too, in float16 and for inference only")
+    c.add_argument("--export", metavar="DIR", help="write the model here too, small and for inference only")
+    c.add_argument(
+        "--export-type",
+        choices=("float16", "int8"),
+        default="float16",
+        help="of its weights; int8 is of kernels only, with a scale for each output channel (default: %(default)s)",
+    )
     c.add_argument("--distributed", action="store_true", help="one of several hosts: ask the environment of the pod")
     c.add_argument("--coordinator", metavar="HOST:PORT", help="one of several hosts: where the first of them listens")
     c.add_argument("--processes", metavar="N", type=_positive, help="with --coordinator: how many there are")

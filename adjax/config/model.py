@@ -73,6 +73,7 @@ class SpectralEncoder:
     channels: int = 224
     dilations: tuple[int, ...] = (1, 3, 1, 3)
     in_channels: int = 1
+    gain_bands: int = 20  # points in frequency, evenly spaced in mel, at which the level is taken out of the bins
 
     @property
     def causal(self) -> bool:
@@ -85,6 +86,7 @@ class SpectralEncoder:
     def __post_init__(self) -> None:
         require(self.hop_samples > 0 and self.hop_samples % 2 == 0, "encoder.hop_samples must be positive and even")
         require(min(self.channels, *self.dilations) > 0, "encoder sizes must be positive")
+        require(self.gain_bands >= 2, "encoder.gain_bands must be at least 2")
         require(self.in_channels == 1, "encoder.in_channels must be 1: channels are coded as streams of their own")
 
 
@@ -97,7 +99,7 @@ class SpectralDecoder:
     dilations: tuple[int, ...] = (1, 3, 9, 1, 3, 1)
     out_channels: int = 1
     random_signs_above_hz: float = 4000.0
-    gain_bands: int = 0  # points in frequency at which a gain is predicted; 0: none
+    gain_bands: int = 20  # points in frequency, as the encoder's, at which a gain is predicted
     noise_smoothing_bins: int = 1  # above it, magnitudes are the RMS over so many neighbouring bins
 
     @property
@@ -107,7 +109,7 @@ class SpectralDecoder:
     def __post_init__(self) -> None:
         require(self.hop_samples > 0 and self.hop_samples % 2 == 0, "decoder.hop_samples must be positive and even")
         require(min(self.channels, *self.dilations) > 0, "decoder sizes must be positive")
-        require(self.gain_bands == 0 or self.gain_bands >= 2, "decoder.gain_bands must be 0 or at least 2")
+        require(self.gain_bands >= 2, "decoder.gain_bands must be at least 2")
         require(self.noise_smoothing_bins % 2 == 1, "decoder.noise_smoothing_bins must be odd")
         require(self.out_channels == 1, "decoder.out_channels must be 1: channels are coded as streams of their own")
 
@@ -178,11 +180,18 @@ class Quantizer:
     kmeans_start_step: int = 0  # unquantized before this step, then k-means codebooks; 0: codebooks start at N(0, 1)
     restart_below: float = 0.0  # a code whose EMA count falls under this share of the mean restarts; 0: never
     dropout: float = 0.0  # share of training crops decoded from a random number of leading codebooks
+    predicted: int = 0  # last latents of which only the change to the frame before as decoded is coded
+    prediction: float = 0.75  # how much of that is expected again: the less, the sooner lost frames are forgotten
+    beams: int = 1  # hypotheses that encoding keeps from stage to stage; training keeps one
 
     def __post_init__(self) -> None:
         require(1 <= self.codebooks <= 255, "quantizer.codebooks must be 1 to 255")
         require(2 <= self.codebook_size <= 65536, "quantizer.codebook_size must be 2 to 65536")
         require(self.dim > 0, "quantizer.dim must be positive")
+        require(0 <= self.predicted <= self.dim, "quantizer.predicted must be 0 to quantizer.dim")
+        require(0 <= self.prediction < 1, "quantizer.prediction must be in [0, 1)")
+        require(self.commit_every_stage or not self.predicted, "quantizer.predicted needs commit_every_stage")
+        require(1 <= self.beams <= 64, "quantizer.beams must be 1 to 64")
         require(0 <= self.decay < 1, "quantizer.decay must be in [0, 1)")
         require(0 <= self.restart_below < 1, "quantizer.restart_below must be in [0, 1)")
         require(0 <= self.dropout <= 1, "quantizer.dropout must be in [0, 1]")
@@ -219,6 +228,13 @@ class ModelConfig:
             f"({self.decoder.out_channels}) must agree",
         )
         require(self.encoder.causal == self.decoder.causal, "encoder.causal and decoder.causal must agree")
+        for part in (self.encoder, self.decoder):
+            if isinstance(part, SpectralEncoder | SpectralDecoder):
+                require(
+                    part.gain_bands < self.quantizer.dim <= part.channels,
+                    f"a spectral part's gain_bands ({part.gain_bands}) must be fewer than quantizer.dim "
+                    f"({self.quantizer.dim}), and its channels ({part.channels}) no fewer",
+                )
 
     @property
     def hop_samples(self) -> int:

@@ -117,10 +117,10 @@ def pack_codebooks(embed: np.ndarray) -> dict[str, np.ndarray]:
     return {"embed": np.ascontiguousarray(lanes), "norms": norms}
 
 
-def quantize(x: Array, embed: Array, norms: Array) -> Array:
-    """Codes int32[batch, frames, stages] of latents x[batch, frames, dim], residual stage after stage."""
+def quantize(x: Array, embed: Array, norms: Array, beams: int) -> Array:
+    """Codes int32[batch, frames, stages] of latents x[batch, frames, dim], as `ResidualQuantizer.encode` finds them."""
     shape = jax.ShapeDtypeStruct((*x.shape[:2], embed.shape[0]), jnp.int32)
-    return jax.ffi.ffi_call(_QUANTIZE, shape, vmap_method="sequential")(x, embed, norms)
+    return jax.ffi.ffi_call(_QUANTIZE, shape, vmap_method="sequential")(x, embed, norms, beams=np.int64(beams))
 
 
 def _built() -> Path:

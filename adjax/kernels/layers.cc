@@ -299,34 +299,51 @@ ffi::Error Conv(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::
 
 constexpr int64_t kFrames = 4;  // frames that share a code vector in registers
 typedef int32_t Integers __attribute__((vector_size(32)));
+typedef int64_t Words __attribute__((vector_size(32)));
+
+// |r|^2 - 2 r.c + |c|^2 of F residuals r and the 16 codes c of a block.
+template <int F>
+inline __attribute__((always_inline)) void Distances(const float* residuals, const float* squares, const float* codes,
+                                                     const float* norms, int64_t dim, Vector (*distance)[2]) {
+  Vector dot[F][2] = {};
+  for (int64_t d = 0; d < dim; d++, codes += kLanes) {
+    const Vector low = Load(codes), high = Load(codes + 8);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) {
+      dot[f][0] += residuals[f * dim + d] * low;
+      dot[f][1] += residuals[f * dim + d] * high;
+    }
+  }
+  for (int f = 0; f < F; f++) {
+    for (int half = 0; half < 2; half++) {
+      distance[f][half] = (squares[f] - 2.0f * dot[f][half]) + Load(norms + 8 * half);
+    }
+  }
+}
+
+inline float Square(const float* x, int64_t dim) {
+  float sum = 0;
+  for (int64_t d = 0; d < dim; d++) sum += x[d] * x[d];
+  return sum;
+}
 
 template <int F>
 inline __attribute__((always_inline)) void Search(const float* residuals, const float* codes, const float* norms,
                                                   int64_t blocks, int64_t dim, int32_t* best) {
-  float square[F];
-  Vector least[F][2];
+  float squares[F];
+  Vector least[F][2], distance[F][2];
   Integers where[F][2];
   for (int f = 0; f < F; f++) {
-    square[f] = 0;
-    for (int64_t d = 0; d < dim; d++) square[f] += residuals[f * dim + d] * residuals[f * dim + d];
+    squares[f] = Square(residuals + f * dim, dim);
     least[f][0] = least[f][1] = Vector{} + std::numeric_limits<float>::infinity();
     where[f][0] = where[f][1] = Integers{};
   }
   for (int64_t block = 0; block < blocks; block++) {
-    Vector dot[F][2] = {};
-    for (int64_t d = 0; d < dim; d++, codes += kLanes) {
-      const Vector low = Load(codes), high = Load(codes + 8);
-#pragma GCC unroll 4
-      for (int f = 0; f < F; f++) {
-        dot[f][0] += residuals[f * dim + d] * low;
-        dot[f][1] += residuals[f * dim + d] * high;
-      }
-    }
+    Distances<F>(residuals, squares, codes + block * dim * kLanes, norms + block * kLanes, dim, distance);
     for (int f = 0; f < F; f++) {
       for (int half = 0; half < 2; half++) {
-        const Vector distance = (square[f] - 2.0f * dot[f][half]) + Load(norms + block * kLanes + 8 * half);
-        const Integers closer = distance < least[f][half];
-        least[f][half] = closer ? distance : least[f][half];
+        const Integers closer = distance[f][half] < least[f][half];
+        least[f][half] = closer ? distance[f][half] : least[f][half];
         where[f][half] = closer ? Integers{} + static_cast<int32_t>(block) : where[f][half];
       }
     }
@@ -346,14 +363,97 @@ inline __attribute__((always_inline)) void Search(const float* residuals, const 
   }
 }
 
+// Squared distances [F, blocks * kLanes] of residuals to all codes.
+template <int F>
+inline __attribute__((always_inline)) void Measure(const float* residuals, const float* codes, const float* norms,
+                                                   int64_t blocks, int64_t dim, float* distances) {
+  float squares[F];
+  Vector distance[F][2];
+  for (int f = 0; f < F; f++) squares[f] = Square(residuals + f * dim, dim);
+  for (int64_t block = 0; block < blocks; block++) {
+    Distances<F>(residuals, squares, codes + block * dim * kLanes, norms + block * kLanes, dim, distance);
+    for (int f = 0; f < F; f++) {
+      Store(distances + (f * blocks + block) * kLanes, distance[f][0]);
+      Store(distances + (f * blocks + block) * kLanes + 8, distance[f][1]);
+    }
+  }
+}
+
+struct Choice {
+  float distance;
+  int64_t index;  // hypothesis * codes + code
+};
+
+// The `most` smallest of the distances, ascending; of equals the first wins.
+void Smallest(const std::vector<float>& distances, int64_t most, std::vector<Choice>& chosen) {
+  chosen.clear();
+  float limit = std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < static_cast<int64_t>(distances.size()); i += 8) {
+    const Words closer = reinterpret_cast<Words>(Load(distances.data() + i) < limit);
+    if (!(closer[0] | closer[1] | closer[2] | closer[3])) continue;
+    for (int64_t k = i; k < i + 8; k++) {
+      const float distance = distances[k];
+      if (!(distance < limit)) continue;
+      auto at = chosen.end();
+      while (at != chosen.begin() && distance < (at - 1)->distance) at--;
+      chosen.insert(at, {distance, k});
+      if (static_cast<int64_t>(chosen.size()) > most) chosen.pop_back();
+      if (static_cast<int64_t>(chosen.size()) == most) limit = chosen.back().distance;
+    }
+  }
+}
+
+// Codes of one frame: after each stage the `beams` sums of code vectors nearest to x stay.
+void SearchBeam(const float* x, const float* packed, const float* norms, int64_t stages, int64_t blocks, int64_t dim,
+                int64_t beams, int32_t* codes) {
+  thread_local std::vector<float> residuals, next, distances;
+  thread_local std::vector<int32_t> paths, longer;  // [hypotheses, stages]
+  thread_local std::vector<Choice> chosen;
+  const int64_t size = blocks * kLanes;
+  residuals.assign(x, x + dim);
+  paths.assign(stages, 0);
+  for (int64_t stage = 0; stage < stages; stage++, packed += size * dim, norms += size) {
+    const int64_t hypotheses = residuals.size() / dim;
+    distances.resize(hypotheses * size);
+    for (int64_t h = 0; h < hypotheses; h += kFrames) {
+      const float* rows = residuals.data() + h * dim;
+      float* out = distances.data() + h * size;
+      switch (std::min(kFrames, hypotheses - h)) {
+        case 4: Measure<4>(rows, packed, norms, blocks, dim, out); break;
+        case 3: Measure<3>(rows, packed, norms, blocks, dim, out); break;
+        case 2: Measure<2>(rows, packed, norms, blocks, dim, out); break;
+        default: Measure<1>(rows, packed, norms, blocks, dim, out);
+      }
+    }
+    Smallest(distances, beams, chosen);
+    next.resize(chosen.size() * dim);
+    longer.resize(chosen.size() * stages);
+    for (size_t i = 0; i < chosen.size(); i++) {
+      const int64_t parent = chosen[i].index / size, index = chosen[i].index % size;
+      const float* code = packed + index / kLanes * dim * kLanes + index % kLanes;
+      for (int64_t d = 0; d < dim; d++) next[i * dim + d] = residuals[parent * dim + d] - code[d * kLanes];
+      std::copy_n(paths.data() + parent * stages, stage, longer.data() + i * stages);
+      longer[i * stages + stage] = static_cast<int32_t>(index);
+    }
+    residuals.swap(next);
+    paths.swap(longer);
+  }
+  std::copy_n(paths.data(), stages, codes);  // the nearest comes first
+}
+
 ffi::Error Quantize(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed, ffi::Buffer<ffi::F32> norms,
-                    ffi::ResultBuffer<ffi::S32> y) {
+                    ffi::ResultBuffer<ffi::S32> y, int64_t beams) {
   const auto xs = x.dimensions(), ps = packed.dimensions(), ns = norms.dimensions(), ys = y->dimensions();
   if (xs.size() != 3 || ps.size() != 4 || ns.size() != 2 || ys.size() != 3 || ps[2] != xs[2] || ps[3] != kLanes ||
-      ns[0] != ps[0] || ns[1] != ps[1] * kLanes || ys[0] != xs[0] || ys[1] != xs[1] || ys[2] != ps[0]) {
+      ns[0] != ps[0] || ns[1] != ps[1] * kLanes || ys[0] != xs[0] || ys[1] != xs[1] || ys[2] != ps[0] || beams < 1) {
     return ffi::Error::InvalidArgument("the shapes of a quantizer do not fit each other");
   }
   const int64_t frames = xs[0] * xs[1], dim = xs[2], stages = ps[0], blocks = ps[1];
+  for (int64_t f = 0; beams > 1 && f < frames; f++) {
+    SearchBeam(x.typed_data() + f * dim, packed.typed_data(), norms.typed_data(), stages, blocks, dim, beams,
+               y->typed_data() + f * stages);
+  }
+  if (beams > 1) return ffi::Error::Success();
   thread_local std::vector<float> residuals;
   residuals.assign(x.typed_data(), x.typed_data() + frames * dim);
   for (int64_t stage = 0; stage < stages; stage++) {
@@ -409,4 +509,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdjaxQuantize, Quantize,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::S32>>());
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Attr<int64_t>("beams"));

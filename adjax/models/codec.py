@@ -11,7 +11,7 @@ from jax import Array
 
 from adjax import config
 from adjax.models.autoencoder import ConvDecoder, ConvEncoder
-from adjax.models.spectral import SpectralDecoder, SpectralEncoder, transforms
+from adjax.models.spectral import SpectralDecoder, SpectralEncoder, projection_init, transforms
 from adjax.models.vocoder import Vocoder
 from adjax.nn.conv import STATS, Conv
 from adjax.nn.quantize import CODEBOOK, Quantized, ResidualQuantizer
@@ -39,10 +39,13 @@ class Codec(nn.Module):
         encoder, decoder = c.encoder, c.decoder
         if isinstance(encoder, config.ConvEncoder):
             self.encoder = ConvEncoder(encoder, self.remat)
-            norm = encoder.weight_norm
+            norm, start = encoder.weight_norm, None
         else:
-            self.encoder, norm = SpectralEncoder(encoder, self.remat), False
-        self.projector = Conv(c.quantizer.dim, 3, bias=c.projector_bias, causal=encoder.causal, weight_norm=norm)
+            self.encoder = SpectralEncoder(encoder, c.sample_rate_hz, c.quantizer.dim, self.remat)
+            norm, start = False, projection_init(encoder, c.quantizer.dim, c.sample_rate_hz)
+        self.projector = Conv(
+            c.quantizer.dim, 3, bias=c.projector_bias, causal=encoder.causal, weight_norm=norm, kernel_init=start
+        )
         self.quantizer = ResidualQuantizer(c.quantizer)
         if isinstance(decoder, config.ConvDecoder):
             self.decoder = ConvDecoder(decoder, self.remat)

@@ -64,7 +64,7 @@ class FrameUnit(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         wide = nn.initializers.normal((channels * 3) ** -0.5)
-        narrow = nn.initializers.normal(0.3 * channels**-0.5)
+        narrow = nn.initializers.normal(0.03 * channels**-0.5)
         scale = RmsScale(name="norm")(channels)
         y = Conv(channels, 3, dilation=self.dilation, kernel_init=wide, name="conv1")(x, scale=scale)
         return Linear(channels, ELU, narrow, name="conv2")(y, residual=x)

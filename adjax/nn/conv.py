@@ -295,11 +295,12 @@ class Linear(_Layer):
     features: int
     activation: Activation = NONE
     kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
+    bias_init: Callable[..., Array] = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Array, residual: Array | None = None, scale: Array | Part | None = None) -> Array:
         channels = x.shape[-1]
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", self.bias_init, (self.features,))
 
         def kernel() -> Array:
             return self.param("kernel", self.kernel_init, (channels, self.features))[None]
@@ -362,3 +363,15 @@ class FrameCounter(_Layer):
             start = count.value
             count.value = start + time
         return start[:, None] + jnp.arange(time, dtype=jnp.int32)
+
+
+class Memory(_Layer):
+    """A recursion over frames: `run` takes what the frame before a chunk left to what the chunk leaves and a result."""
+
+    @nn.compact
+    def __call__(self, like: Array, run: Callable[[Array], tuple[Array, Any]]) -> Any:
+        if not self._is_streaming():
+            return run(jnp.zeros_like(like))[1]
+        stored = self.variable(STREAM, "last", jnp.zeros_like, like)
+        stored.value, result = run(stored.value)
+        return result

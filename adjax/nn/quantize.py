@@ -7,7 +7,9 @@ by not calling it.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -17,6 +19,7 @@ from jax import Array, lax
 from adjax import kernels
 from adjax.config import Quantizer
 from adjax.kernels import PACKED
+from adjax.nn.conv import Memory
 
 CODEBOOK = "codebook"
 
@@ -50,8 +53,28 @@ def nearest(x: Array, embed: Array) -> Array:
     return jnp.argmin(distance, axis=-1).astype(jnp.int32)
 
 
+def _beam_search(z: Array, embed: Array, beams: int) -> Array:
+    """Codes int32[..., stages] of z[..., dim] whose sum is near: after each stage the `beams` nearest sums are kept."""
+    residuals = z[..., None, :]  # [..., hypotheses, dim]
+    codes = jnp.zeros((*residuals.shape[:-1], 0), jnp.int32)
+    for stage in embed:
+        dots = jnp.einsum("...d,kd->...k", residuals, stage, precision=lax.Precision.HIGHEST)
+        distance = jnp.sum(residuals * residuals, -1, keepdims=True) - 2 * dots + jnp.sum(stage * stage, -1)
+        candidates = distance.reshape(*z.shape[:-1], -1)
+        _, chosen = lax.top_k(-candidates, min(beams, candidates.shape[-1]))
+        parent, code = chosen[..., None] // len(stage), chosen % len(stage)
+        residuals = jnp.take_along_axis(residuals, parent, -2) - stage[code]
+        codes = jnp.concatenate([jnp.take_along_axis(codes, parent, -2), code[..., None].astype(jnp.int32)], -1)
+    return codes[..., 0, :]
+
+
 class ResidualQuantizer(nn.Module):
-    """Residual VQ: each stage quantizes what the stages before it left over (AudioDec; SoundStream, section III-C)."""
+    """Residual VQ: each stage quantizes what the stages before it left over (AudioDec; SoundStream, section III-C).
+
+    With `predicted` latents it quantizes what they differ by from a share of the frame before as it was decoded:
+    differential coding, as for a slowly moving level. Encoding is then a recursion over frames, and so is decoding;
+    a lost frame is forgotten by that share a frame.
+    """
 
     config: Quantizer
 
@@ -61,13 +84,27 @@ class ResidualQuantizer(nn.Module):
         self.embed = self.variable(
             CODEBOOK, "embed", lambda: jax.random.normal(self.make_rng("params"), shape, jnp.float32)
         )
+        self.memory = Memory()
 
     def encode(self, z: Array) -> Array:
-        """Codes int32[batch, frames, stages] of latents z[batch, frames, dim]."""
+        """Codes int32[batch, frames, stages] of latents z[batch, frames, dim], by greedy or beam search."""
+        if not self.config.predicted:
+            return self._search(z)
+        return self._by_frame(z, lambda frame: self._search(frame[:, None])[:, 0])[1]
+
+    def decode(self, codes: Array) -> Array:
+        """Latents [batch, frames, dim] of the leading codebooks' codes int32[batch, frames, stages]."""
+        return self._integrated(self._sum(codes))
+
+    def _search(self, z: Array) -> Array:
         if self.has_variable(PACKED, "embed"):
             packed = (cast(Array, self.get_variable(PACKED, name)) for name in ("embed", "norms"))
-            return kernels.quantize(z, *packed)
+            return kernels.quantize(z, *packed, beams=self.config.beams)
+        if self.config.beams > 1:
+            return _beam_search(z, self.embed.value, self.config.beams)
+        return self._greedy(z)
 
+    def _greedy(self, z: Array) -> Array:
         def stage(residual: Array, embed: Array) -> tuple[Array, Array]:
             codes = nearest(residual, embed)
             return residual - (residual + (embed[codes] - residual)), codes
@@ -75,19 +112,48 @@ class ResidualQuantizer(nn.Module):
         _, codes = lax.scan(stage, z, self.embed.value)
         return jnp.moveaxis(codes, 0, -1)
 
-    def decode(self, codes: Array) -> Array:
-        """Latents [batch, frames, dim] of the leading codebooks' codes int32[batch, frames, stages]."""
+    def _sum(self, codes: Array) -> Array:
         embed = self.embed.value
         zq = embed[0][codes[..., 0]]
         for i in range(1, codes.shape[-1]):
             zq += embed[i][codes[..., i]]
         return zq
 
+    def _by_frame(self, z: Array, search: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """What is expected of each frame after the one before it as decoded, and codes of the difference."""
+        factors = prediction_factors(self.config)
+
+        def frame(earlier: Array, latents: Array) -> tuple[Array, tuple[Array, Array]]:
+            expected = factors * earlier
+            codes = search(latents - expected)
+            return expected + self._sum(codes), (expected, codes)
+
+        return self._recursion(frame, z)
+
+    def _integrated(self, differences: Array) -> Array:
+        """Latents of what was coded: each frame on top of what is expected after the one before."""
+        if not self.config.predicted:
+            return differences
+        factors = prediction_factors(self.config)
+
+        def frame(earlier: Array, difference: Array) -> tuple[Array, Array]:
+            latents = factors * earlier + difference
+            return latents, latents
+
+        return self._recursion(frame, differences)
+
+    def _recursion(self, frame: Callable[[Array, Array], tuple[Array, Any]], x: Array) -> Any:
+        """`frame` over the frames of x[batch, frames, dim], from the last one's latents on; results, frames second."""
+        run = partial(lax.scan, frame, xs=jnp.moveaxis(x, 1, 0))
+        return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1), self.memory(x[:, 0], run))
+
     def __call__(self, z: Array, active: Array | None = None) -> Quantized:
         """Training forward pass; `active` int32[batch] is how many leading stages enter each crop's output (all)."""
         stop = lax.stop_gradient
         everywhere = self.config.commit_every_stage
         residual, total = z, jnp.zeros_like(z)
+        if self.config.predicted:
+            residual -= stop(self._by_frame(z, self._greedy)[0])
         codes, residuals, selected = [], [], []
         for i in range(self.config.codebooks):
             embed = self.embed.value[i]
@@ -100,8 +166,13 @@ class ResidualQuantizer(nn.Module):
             kept = output if active is None else jnp.where((i < active)[:, None, None], output, 0)
             total += stop(kept) if everywhere else kept
             residual = residual - (stop(output) if everywhere else output)
-        zq = z + stop(total - z) if everywhere else total
+        zq = z + stop(self._integrated(total) - z) if everywhere else total
         return Quantized(zq, jnp.stack(codes), jnp.stack(residuals), jnp.stack(selected))
+
+
+def prediction_factors(config: Quantizer) -> Array:
+    """How much of each latent is expected again in the next frame, float32[dim]."""
+    return jnp.where(jnp.arange(config.dim) >= config.dim - config.predicted, config.prediction, 0.0)
 
 
 def stage_losses(quantized: Quantized) -> Array:

@@ -105,10 +105,10 @@ def _agreed(stop: Callable[[], bool], step: int, every: int) -> bool:
     return step % every == 0 and bool(multihost_utils.process_allgather(np.array(stop())).any())
 
 
-def export(run_dir: Path, folder: Path, step: int | None = None, compact: bool = False) -> Path:
+def export(run_dir: Path, folder: Path, step: int | None = None, compact: Any = None) -> Path:
     """Write the model folder of a run's checkpoint (the latest by default); every process of a run makes the same call.
 
-    `compact` leaves out the codebooks' statistics, which only training needs, and stores float16.
+    `compact`, float16 or int8, leaves out the codebooks' statistics, which only training needs, and stores that type.
     """
     config = read_run(run_dir)
     with Checkpoints(run_dir / "checkpoints", read_only=True) as checkpoints:
@@ -118,10 +118,10 @@ def export(run_dir: Path, folder: Path, step: int | None = None, compact: bool =
         generator = checkpoints.restore_generator(step, abstract_items(config)[0])
     if jax.process_index():
         return folder
-    if not compact:
+    if compact is None:
         return weights.save_model(folder, config.model, generator)
     generator[CODEBOOK] = {"quantizer": {"embed": generator[CODEBOOK]["quantizer"]["embed"]}}
-    return weights.save_model(folder, config.model, generator, np.float16)
+    return weights.save_model(folder, config.model, generator, np.dtype(compact))
 
 
 def read_run(run_dir: Path) -> TrainConfig:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from adjax import weights
-from adjax.config import PARTS, ConvDecoder, ModelConfig, SpectralDecoder, SpectralEncoder, TrainConfig, Vocoder
+from adjax.config import PARTS, ModelConfig, SpectralDecoder, SpectralEncoder, TrainConfig, Vocoder
 from adjax.errors import AdjaxError
 from adjax.latent_statistics import read_latent_statistics
 from adjax.nn.quantize import CODEBOOK, Codebooks
@@ -29,8 +28,6 @@ from adjax.train.state import (
     parts_ever_trained,
     variables,
 )
-
-Decoder = ConvDecoder | SpectralDecoder | Vocoder
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +87,7 @@ def started(config: TrainConfig, optimizers: Optimizers, batches: Callable[[], I
     if taken:
         own = variables(state)
         tree = {
-            "params": {p: layers | other["params"][p] if p in taken else layers for p, layers in own["params"].items()},
+            "params": {p: other["params"][p] if p in taken else layers for p, layers in own["params"].items()},
             CODEBOOK: (other if "quantizer" in taken else own)[CODEBOOK],
         }
         state = from_variables(config, tree, state.discriminators, optimizers)
@@ -115,24 +112,16 @@ def _taken_parts(config: TrainConfig) -> tuple[list[str], Tree]:
 def _equal_parts(model: ModelConfig, other: ModelConfig) -> list[str]:
     """Parts whose weights mean the same in both models; a quantizer's training options do not matter."""
     encoder = model.encoder == other.encoder
-    (q, books), (p, others) = [
-        (m.quantizer, (m.quantizer.codebooks, m.quantizer.codebook_size)) for m in (model, other)
-    ]
+    q, p = model.quantizer, other.quantizer
+    coding = ("codebooks", "codebook_size", "predicted", "prediction")
     dim = q.dim == p.dim
     fits = {
         "encoder": encoder,
         "projector": encoder and dim and model.projector_bias == other.projector_bias,
-        "quantizer": dim and books == others,
-        "decoder": dim and model.decoder == _with_gains(other.decoder, model.decoder),
+        "quantizer": dim and all(getattr(q, name) == getattr(p, name) for name in coding),
+        "decoder": dim and model.decoder == other.decoder,
     }
     return [part for part in PARTS if fits[part]]
-
-
-def _with_gains(decoder: Decoder, like: Decoder) -> Decoder:
-    """A decoder that has no gains with those of another: they start at 1 and leave its output as it was."""
-    if isinstance(decoder, SpectralDecoder) and isinstance(like, SpectralDecoder) and not decoder.gain_bands:
-        return replace(decoder, gain_bands=like.gain_bands)
-    return decoder
 
 
 def _stats(config: TrainConfig, taken: list[str], other: Tree, batches: Callable[[], Iterator[Batch]]) -> Tree:

@@ -48,7 +48,8 @@ def kmeans_codebooks(config: TrainConfig, state: TrainState, batches: Iterator[B
 
     @jax.jit
     def encode(variables: Tree, audio: Array) -> Array:
-        return cast(Array, model.apply(variables, audio, method="latents"))[:, skip:]
+        z = cast(Array, model.apply(variables, audio, method="latents"))[:, skip:]
+        return z[:, 1:] - quantize.prediction_factors(quantizer) * z[:, :-1]  # what the quantizer will code, or nearly
 
     wanted = max(KMEANS_LATENTS, 2 * quantizer.codebook_size)
     latents: list[np.ndarray] = []

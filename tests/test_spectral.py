@@ -1,0 +1,39 @@
+"""adjax's own networks before and apart from training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adjax.config import Quantizer
+from adjax.models import codec
+from tests.conftest import TINY_SPECTRAL
+
+HOP = TINY_SPECTRAL.hop_samples
+MODEL = replace(
+    TINY_SPECTRAL,
+    encoder=replace(TINY_SPECTRAL.encoder, channels=64),
+    quantizer=Quantizer(codebooks=1, codebook_size=2, dim=HOP + TINY_SPECTRAL.encoder.gain_bands),
+    decoder=replace(TINY_SPECTRAL.decoder, channels=64, random_signs_above_hz=1e9),
+)
+
+
+def decoded(audio: np.ndarray) -> np.ndarray:
+    """What fresh networks make of float32[samples] without a quantizer, freed of its lag of one hop."""
+    variables = codec.init(MODEL, jax.random.key(0))
+    padded = jnp.asarray(np.pad(audio, (0, HOP))[None, :, None])
+    both = codec.Codec(MODEL).apply(variables, padded, method=lambda c, x: c.decode_latents(c.latents(x)))
+    return np.asarray(both)[0, HOP:, 0]  # type: ignore[index]
+
+
+def test_networks_start_as_a_transform_coder() -> None:
+    """Fresh networks whose latents hold every bin give the signal's shape back, and its level within 6 dB."""
+    noise = np.random.default_rng(0).standard_normal(40 * HOP)
+    audio = np.convolve(noise, np.hanning(9), "same").astype(np.float32)
+    for gain in (0.3, 0.03):
+        again = decoded(gain * audio)
+        assert np.corrcoef(again, audio)[0, 1] > 0.85
+        assert 0.5 < np.std(again) / np.std(gain * audio) < 2
