@@ -142,7 +142,7 @@ def test_beam_search(beams: int) -> None:
         np.testing.assert_allclose(error, ((z[..., None, :] - sums) ** 2).sum(-1).min(-1), rtol=1e-5)
     if kernels.available():
         packed = {name: jnp.asarray(array) for name, array in kernels.pack_codebooks(embed).items()}
-        np.testing.assert_array_equal(kernels.quantize(jnp.asarray(z), **packed, beams=beams), codes)
+        np.testing.assert_array_equal(kernels.quantize(jnp.asarray(z), **packed, beams=beams)[0], codes)
     kept = run(Quantizer(codebooks=3, codebook_size=6, dim=4, beams=beams), embed, z)
     np.testing.assert_array_equal(np.moveaxis(np.asarray(kept.codes), 0, -1), search(1)[0])  # training is greedy
 
@@ -156,6 +156,12 @@ def test_prediction_is_of_what_the_decoder_has(embed: np.ndarray, z: np.ndarray)
     codes = np.asarray(layer.apply(variables, jnp.asarray(z), method="encode"))
     decoded = np.asarray(layer.apply(variables, codes, method="decode"))
     factors = np.array([0, 0, 0.75, 0.75], np.float32)
+    if kernels.available():
+        packed = {name: jnp.asarray(array) for name, array in kernels.pack_codebooks(embed).items()}
+        start = jnp.zeros_like(decoded[:, 0])
+        found, last = kernels.quantize(jnp.asarray(z), **packed, beams=1, earlier=start, factors=jnp.asarray(factors))
+        np.testing.assert_array_equal(found, codes)
+        np.testing.assert_allclose(last, decoded[:, -1], rtol=0, atol=1e-6)
     earlier = np.zeros_like(decoded[:, 0])
     for t in range(z.shape[1]):
         left = z[:, t] - factors * earlier

@@ -117,10 +117,23 @@ def pack_codebooks(embed: np.ndarray) -> dict[str, np.ndarray]:
     return {"embed": np.ascontiguousarray(lanes), "norms": norms}
 
 
-def quantize(x: Array, embed: Array, norms: Array, beams: int) -> Array:
-    """Codes int32[batch, frames, stages] of latents x[batch, frames, dim], as `ResidualQuantizer.encode` finds them."""
-    shape = jax.ShapeDtypeStruct((*x.shape[:2], embed.shape[0]), jnp.int32)
-    return jax.ffi.ffi_call(_QUANTIZE, shape, vmap_method="sequential")(x, embed, norms, beams=np.int64(beams))
+def quantize(
+    x: Array, embed: Array, norms: Array, beams: int, earlier: Array | None = None, factors: Array | None = None
+) -> tuple[Array, Array]:
+    """Codes int32[batch, frames, stages] of latents x[batch, frames, dim], as `ResidualQuantizer.encode` finds them.
+
+    With factors[dim] the codes are of what each frame differs by from them times the frame before as decoded, which is
+    earlier[batch, dim] for the first; the last as decoded is the second result.
+    """
+    if earlier is None or factors is None:
+        earlier, factors = jnp.zeros((len(x), 0), jnp.float32), jnp.zeros((0,), jnp.float32)
+    shapes = (
+        jax.ShapeDtypeStruct((*x.shape[:2], embed.shape[0]), jnp.int32),
+        jax.ShapeDtypeStruct(earlier.shape, jnp.float32),
+    )
+    call = jax.ffi.ffi_call(_QUANTIZE, shapes, vmap_method="sequential")
+    codes, later = call(x, embed, norms, earlier, factors, beams=np.int64(beams))
+    return codes, later
 
 
 def _built() -> Path:

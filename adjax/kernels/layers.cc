@@ -441,14 +441,44 @@ void SearchBeam(const float* x, const float* packed, const float* norms, int64_t
   std::copy_n(paths.data(), stages, codes);  // the nearest comes first
 }
 
+// Codes of one stream's frames, each of what it differs by from factors * the frame before as decoded, `latents`.
+void SearchDifferences(const float* x, const float* packed, const float* norms, const float* factors, int64_t frames,
+                       int64_t stages, int64_t blocks, int64_t dim, int64_t beams, float* latents, int32_t* codes) {
+  thread_local std::vector<float> difference, sum;
+  difference.resize(dim);
+  for (int64_t f = 0; f < frames; f++, x += dim, codes += stages) {
+    for (int64_t d = 0; d < dim; d++) difference[d] = x[d] - factors[d] * latents[d];
+    SearchBeam(difference.data(), packed, norms, stages, blocks, dim, beams, codes);
+    sum.assign(dim, 0);
+    for (int64_t stage = 0; stage < stages; stage++) {
+      const float* code = packed + (stage * blocks + codes[stage] / kLanes) * dim * kLanes + codes[stage] % kLanes;
+      for (int64_t d = 0; d < dim; d++) sum[d] += code[d * kLanes];
+    }
+    for (int64_t d = 0; d < dim; d++) latents[d] = factors[d] * latents[d] + sum[d];
+  }
+}
+
 ffi::Error Quantize(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed, ffi::Buffer<ffi::F32> norms,
-                    ffi::ResultBuffer<ffi::S32> y, int64_t beams) {
+                    ffi::Buffer<ffi::F32> earlier, ffi::Buffer<ffi::F32> factors, ffi::ResultBuffer<ffi::S32> y,
+                    ffi::ResultBuffer<ffi::F32> later, int64_t beams) {
   const auto xs = x.dimensions(), ps = packed.dimensions(), ns = norms.dimensions(), ys = y->dimensions();
   if (xs.size() != 3 || ps.size() != 4 || ns.size() != 2 || ys.size() != 3 || ps[2] != xs[2] || ps[3] != kLanes ||
-      ns[0] != ps[0] || ns[1] != ps[1] * kLanes || ys[0] != xs[0] || ys[1] != xs[1] || ys[2] != ps[0] || beams < 1) {
+      ns[0] != ps[0] || ns[1] != ps[1] * kLanes || ys[0] != xs[0] || ys[1] != xs[1] || ys[2] != ps[0] || beams < 1 ||
+      earlier.element_count() != xs[0] * factors.element_count() ||
+      later->element_count() != earlier.element_count() ||
+      (factors.element_count() != 0 && static_cast<int64_t>(factors.element_count()) != xs[2])) {
     return ffi::Error::InvalidArgument("the shapes of a quantizer do not fit each other");
   }
   const int64_t frames = xs[0] * xs[1], dim = xs[2], stages = ps[0], blocks = ps[1];
+  if (factors.element_count() > 0) {
+    std::copy_n(earlier.typed_data(), xs[0] * dim, later->typed_data());
+    for (int64_t b = 0; b < xs[0]; b++) {
+      SearchDifferences(x.typed_data() + b * xs[1] * dim, packed.typed_data(), norms.typed_data(),
+                        factors.typed_data(), xs[1], stages, blocks, dim, beams, later->typed_data() + b * dim,
+                        y->typed_data() + b * xs[1] * stages);
+    }
+    return ffi::Error::Success();
+  }
   for (int64_t f = 0; beams > 1 && f < frames; f++) {
     SearchBeam(x.typed_data() + f * dim, packed.typed_data(), norms.typed_data(), stages, blocks, dim, beams,
                y->typed_data() + f * stages);
@@ -509,5 +539,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdjaxQuantize, Quantize,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("beams"));

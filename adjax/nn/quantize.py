@@ -88,18 +88,27 @@ class ResidualQuantizer(nn.Module):
 
     def encode(self, z: Array) -> Array:
         """Codes int32[batch, frames, stages] of latents z[batch, frames, dim], by greedy or beam search."""
-        if not self.config.predicted:
-            return self._search(z)
-        return self._by_frame(z, lambda frame: self._search(frame[:, None])[:, 0])[1]
+        if self.has_variable(PACKED, "embed"):
+            return self._search_packed(z)
+        return self._by_frame(z, self._search)[1] if self.config.predicted else self._search(z)
 
     def decode(self, codes: Array) -> Array:
         """Latents [batch, frames, dim] of the leading codebooks' codes int32[batch, frames, stages]."""
         return self._integrated(self._sum(codes))
 
+    def _search_packed(self, z: Array) -> Array:
+        packed = [cast(Array, self.get_variable(PACKED, name)) for name in ("embed", "norms")]
+        if not self.config.predicted:
+            return kernels.quantize(z, *packed, beams=self.config.beams)[0]
+        factors = prediction_factors(self.config)
+
+        def run(earlier: Array) -> tuple[Array, Array]:
+            codes, last = kernels.quantize(z, *packed, beams=self.config.beams, earlier=earlier, factors=factors)
+            return last, codes
+
+        return self.memory(z[:, 0], run)
+
     def _search(self, z: Array) -> Array:
-        if self.has_variable(PACKED, "embed"):
-            packed = (cast(Array, self.get_variable(PACKED, name)) for name in ("embed", "norms"))
-            return kernels.quantize(z, *packed, beams=self.config.beams)
         if self.config.beams > 1:
             return _beam_search(z, self.embed.value, self.config.beams)
         return self._greedy(z)
