@@ -121,7 +121,7 @@ def test_perplexity_of_known_frequencies() -> None:
     np.testing.assert_allclose(quantize.perplexity(count), [2.0, 1.0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("beams", [1, 2, 3, 64])
+@pytest.mark.parametrize("beams", [1, 3, 64])
 def test_beam_search(beams: int) -> None:
     """One beam is greedy search, more find nearer sums, all of them the nearest; the C++ kernel finds the same."""
     rng = np.random.default_rng(2)
