@@ -195,3 +195,12 @@ def test_prediction_saves_bits_and_forgets(embed: np.ndarray) -> None:
     late = np.asarray(layer.apply(variables, jnp.asarray(codes[:, 100:]), method="decode"))
     missing = np.abs(late - decoded[:, 100:]).max(axis=(0, 2))
     np.testing.assert_allclose(missing[:20], missing[0] * 0.75 ** np.arange(20), rtol=1e-3, atol=1e-5)
+
+
+def test_kmeans_points_are_what_is_coded_if_nothing_is_lost(z: np.ndarray) -> None:
+    """Every frame gives one, the first of a stream too; without prediction they are the latents."""
+    factors = np.array([0, 0, 0.75, 0.75], np.float32)
+    points = quantize.differences(jnp.asarray(z), PREDICTED)
+    np.testing.assert_array_equal(points[:, 0], z[:, 0])
+    np.testing.assert_allclose(points[:, 1:], z[:, 1:] - factors * z[:, :-1], rtol=1e-6)
+    np.testing.assert_array_equal(quantize.differences(jnp.asarray(z), CONFIG), z)

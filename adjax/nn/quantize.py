@@ -184,6 +184,11 @@ def prediction_factors(config: Quantizer) -> Array:
     return jnp.where(jnp.arange(config.dim) >= config.dim - config.predicted, config.prediction, 0.0)
 
 
+def differences(z: Array, config: Quantizer) -> Array:
+    """Latents z[batch, frames, dim] less what is expected after the frame before as it is, not as decoded."""
+    return z - prediction_factors(config) * jnp.pad(z, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+
+
 def stage_losses(quantized: Quantized) -> Array:
     """Commitment loss of each stage, [stages]: mean squared distance of its input to the code vector it chose."""
     return jnp.mean((lax.stop_gradient(quantized.selected) - quantized.residuals) ** 2, axis=(1, 2, 3))

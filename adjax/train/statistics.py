@@ -48,8 +48,7 @@ def kmeans_codebooks(config: TrainConfig, state: TrainState, batches: Iterator[B
 
     @jax.jit
     def encode(variables: Tree, audio: Array) -> Array:
-        z = cast(Array, model.apply(variables, audio, method="latents"))[:, skip:]
-        return z[:, 1:] - quantize.prediction_factors(quantizer) * z[:, :-1]  # what the quantizer will code, or nearly
+        return quantize.differences(cast(Array, model.apply(variables, audio, method="latents")), quantizer)[:, skip:]
 
     wanted = max(KMEANS_LATENTS, 2 * quantizer.codebook_size)
     latents: list[np.ndarray] = []
