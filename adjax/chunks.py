@@ -39,7 +39,9 @@ class Times:
             self.compute_s += passed
 
 
-def encoded(codec: Codec, blocks: Iterable[np.ndarray], streams: int, times: Times) -> Iterator[np.ndarray]:
+def encoded(
+    codec: Codec, blocks: Iterable[np.ndarray], streams: int, times: Times, codebooks: int | None = None
+) -> Iterator[np.ndarray]:
     """Yields codes int32[streams, frames, codebooks] of float32[samples, channels] blocks, whole hops in all.
 
     The codes are those of the whole signal. Models that are not causal code it in one piece, so that memory grows
@@ -49,20 +51,20 @@ def encoded(codec: Codec, blocks: Iterable[np.ndarray], streams: int, times: Tim
     if not codec.config.encoder.causal:
         whole = _to_streams(np.concatenate(list(blocks)), streams)
         with times.measure():
-            codes = np.asarray(codec.encode(whole))
+            codes = np.asarray(codec.encode(whole, codebooks))
         yield codes
         return
     frames = chunk_frames(codec, streams)
     size = frames * hop
     silence = np.zeros((streams, size, codec.audio_channels), np.float32)
     with times.measure(compiling=True):
-        np.asarray(codec.encode_scan(codec.init_encoder(streams), silence, frames // PARTS)[1])
+        np.asarray(codec.encode_scan(codec.init_encoder(streams), silence, frames // PARTS, codebooks)[1])
         state = codec.init_encoder(streams)
     for block in rechunk(blocks, size):
         chunk = silence.copy()  # the last chunk is as long as the others, so that nothing is compiled for it
         chunk[:, : len(block)] = _to_streams(block, streams)
         with times.measure():
-            state, codes = codec.encode_scan(state, chunk, frames // PARTS)
+            state, codes = codec.encode_scan(state, chunk, frames // PARTS, codebooks)
             codes = np.asarray(codes)
         yield codes[:, : len(block) // hop]
 

@@ -186,8 +186,8 @@ def _encode(
         rest = _frames(codec, taken, reader.sample_rate_hz) * hop - given
         yield np.zeros((rest, reader.channels), np.float32)
 
-    for codes in encoded(codec, padded(), streams, times):
-        writer.write(codes[..., :codebooks])
+    for codes in encoded(codec, padded(), streams, times, codebooks):
+        writer.write(codes)
     writer.close(taken)  # what the header says, where that is known
     times.audio_s = taken / reader.sample_rate_hz
     bits = writer.frames * header.bits_per_frame

@@ -28,28 +28,33 @@ WARM_SAMPLES = 8192  # zeros that the published streamer feeds before its first 
 class _Programs(NamedTuple):
     """What is compiled for one direction of one model, a program for each shape."""
 
-    whole: Callable[[Any, Any], Array]
-    step: Callable[[Any, State, Any, Any, Any], tuple[State, Array]]
-    scan: Callable[[Any, State, Any, int], tuple[State, Array]]
+    whole: Callable[..., Array]
+    step: Callable[..., tuple[State, Array]]
+    scan: Callable[..., tuple[State, Array]]
     fresh: Callable[[Any, Array], State]
 
 
 @lru_cache(maxsize=64)
 def _programs(model: Any, method: str) -> _Programs:
-    def advance(tree: Any, state: State, x: Any, reset: Any = None, hold: Any = None) -> tuple[State, Array]:
+    def run(tree: Any, x: Any, **settings: int) -> Array:
+        return cast(Array, model.apply(_variables(tree), x, **settings, method=method))
+
+    def advance(
+        tree: Any, state: State, x: Any, reset: Any = None, hold: Any = None, **settings: int
+    ) -> tuple[State, Array]:
         if reset is not None:
             state = _select(reset, jax.tree.map(jnp.zeros_like, state), state)  # a fresh state is all zeros
         stream = state.views() if isinstance(state, Packed) else state
-        y, mutated = model.apply({**_variables(tree), STREAM: stream}, x, method=method, mutable=[STREAM])
+        y, mutated = model.apply({**_variables(tree), STREAM: stream}, x, **settings, method=method, mutable=[STREAM])
         following = pack_batch(mutated[STREAM]) if isinstance(state, Packed) else mutated[STREAM]
         if hold is None:
             return following, y
         return _select(hold, (state, jnp.zeros_like(y)), (following, y))
 
-    def scan(tree: Any, state: State, x: Array, size: int) -> tuple[State, Array]:
+    def scan(tree: Any, state: State, x: Array, size: int, **settings: int) -> tuple[State, Array]:
         batch, time = x.shape[:2]
         chunks = jnp.moveaxis(x.reshape(batch, time // size, size, *x.shape[2:]), 1, 0)
-        state, y = jax.lax.scan(lambda state, chunk: advance(tree, state, chunk), state, chunks)
+        state, y = jax.lax.scan(lambda state, chunk: advance(tree, state, chunk, **settings), state, chunks)
         return state, jnp.moveaxis(y, 0, 1).reshape(batch, -1, y.shape[-1])
 
     def fresh(tree: Any, example: Array) -> State:
@@ -59,9 +64,9 @@ def _programs(model: Any, method: str) -> _Programs:
         return pack_batch(state) if PACKED in variables else state
 
     return _Programs(
-        jax.jit(lambda tree, x: cast(Array, model.apply(_variables(tree), x, method=method))),
-        jax.jit(advance, donate_argnums=1),
-        jax.jit(scan, static_argnums=3, donate_argnums=1),
+        jax.jit(run, static_argnames="codebooks"),
+        jax.jit(advance, static_argnames="codebooks", donate_argnums=1),
+        jax.jit(scan, static_argnums=3, static_argnames="codebooks", donate_argnums=1),
         jax.jit(fresh),
     )
 
@@ -189,11 +194,15 @@ class Codec:
         """Constant lag, in samples, of decode(encode(x)) behind x that the model's structure brings."""
         return self.config.delay_samples
 
-    def encode(self, audio: Any) -> Array:
-        """Codes of whole signals; frames = ceil(samples / hop_length), the last hop filled up with zeros."""
-        audio = self._audio(audio)
+    def encode(self, audio: Any, codebooks: int | None = None) -> Array:
+        """Codes of whole signals; frames = ceil(samples / hop_length), the last hop filled up with zeros.
+
+        With `codebooks`, of so many leading codebooks; where models search by beams or code differences these are
+        better codes than the leading ones of all.
+        """
+        audio, settings = self._audio(audio), self._coding(codebooks)
         missing = -audio.shape[1] % self.hop_length
-        return self._encoder.whole(self._encoder_tree, jnp.pad(audio, ((0, 0), (0, missing), (0, 0))))
+        return self._encoder.whole(self._encoder_tree, jnp.pad(audio, ((0, 0), (0, missing), (0, 0))), **settings)
 
     def decode(self, codes: Any) -> Array:
         """Audio of whole signals, from all or any number of leading codebooks; samples = frames * hop_length."""
@@ -209,18 +218,22 @@ class Codec:
         state = self._encoder.fresh(self._encoder_tree, zeros)
         return self._warm_encoder(state)[0] if warm else state
 
-    def encode_step(self, state: State, chunk: Any, reset: Any = None, hold: Any = None) -> tuple[State, Array]:
-        """Next state and codes of a chunk of any whole number of hops.
+    def encode_step(
+        self, state: State, chunk: Any, reset: Any = None, hold: Any = None, codebooks: int | None = None
+    ) -> tuple[State, Array]:
+        """Next state and codes of a chunk of any whole number of hops; `codebooks` as in `encode`.
 
         `reset` bool[batch]: streams that start afresh with this chunk. `hold` bool[batch]: streams that stay as they
         are (those also reset, fresh), whatever their part of the chunk holds; their codes are 0.
         """
         chunk = self._whole_hops(chunk, 1)
-        return self._encoder.step(self._encoder_tree, state, chunk, *self._masks(len(chunk), reset, hold))
+        masks, settings = self._masks(len(chunk), reset, hold), self._coding(codebooks)
+        return self._encoder.step(self._encoder_tree, state, chunk, *masks, **settings)
 
-    def encode_scan(self, state: State, audio: Any, frames: int) -> tuple[State, Array]:
+    def encode_scan(self, state: State, audio: Any, frames: int, codebooks: int | None = None) -> tuple[State, Array]:
         """`encode_step` over chunk after chunk of `frames` frames in one compiled call; samples in whole chunks."""
-        return self._encoder.scan(self._encoder_tree, state, self._whole_hops(audio, frames), frames * self.hop_length)
+        audio, settings = self._whole_hops(audio, frames), self._coding(codebooks)
+        return self._encoder.scan(self._encoder_tree, state, audio, frames * self.hop_length, **settings)
 
     def init_decoder(self, batch: int, warm: bool = False) -> State:
         """State of `batch` decoders before their first frame; `warm` as in `init_encoder`."""
@@ -252,8 +265,8 @@ class Codec:
     def compile(self, streams: int = 1, frames: int = 1, codebooks: int | None = None) -> None:
         """Makes the first chunk of `frames` frames of `streams` streams as fast as those that follow."""
         audio = jnp.zeros((streams, frames * self.hop_length, self.audio_channels))
-        codes = self.encode_step(self.init_encoder(streams), audio)[1]
-        jax.block_until_ready(self.decode_step(self.init_decoder(streams), codes[..., :codebooks]))
+        codes = self.encode_step(self.init_encoder(streams), audio, codebooks=codebooks)[1]
+        jax.block_until_ready(self.decode_step(self.init_decoder(streams), codes))
 
     def _warm_encoder(self, state: State) -> tuple[State, Array]:
         samples = WARM_SAMPLES
@@ -273,6 +286,12 @@ class Codec:
             what = f"{frames} hops" if frames != 1 else "whole hops"
             raise AdjaxError(f"a chunk must be {what} of {self.hop_length} samples; there are {audio.shape[1]} samples")
         return audio
+
+    def _coding(self, codebooks: int | None) -> dict[str, int]:
+        """What the encoder's programs take beside arrays: the number of codebooks, where it is not all."""
+        if codebooks is not None and not 1 <= codebooks <= self.num_codebooks:
+            raise AdjaxError(f"codebooks is {codebooks}, but model '{self.config.name}' has 1 to {self.num_codebooks}")
+        return {} if codebooks in (None, self.num_codebooks) else {"codebooks": codebooks}
 
     def _masks(self, batch: int, reset: Any, hold: Any) -> list[Array | None]:
         masks = []

@@ -94,7 +94,7 @@ def test_gain_and_codebooks(tiny_codec: Any, voice: Path, tmp_path: Path) -> Non
     through(tiny_codec, voice, tmp_path / "out.wav", None, codebooks=2, gain_db=-20.0, record=tmp_path / "rec")
     natural = soundfile.read(voice, dtype="float32")[0]
     np.testing.assert_allclose(soundfile.read(tmp_path / "rec-input.wav")[0], natural / 10, atol=2e-5)
-    codes = tiny_codec.encode(natural[None, :, None] * np.float32(0.1))[..., :2]
+    codes = tiny_codec.encode(natural[None, :, None] * np.float32(0.1), codebooks=2)
     expected = np.clip(np.asarray(tiny_codec.decode(codes))[0, :, 0], -1, 1)
     assert np.abs(soundfile.read(tmp_path / "out.wav")[0] - expected).max() < 1e-4
     with pytest.raises(AdjaxError, match="--codebooks is 4"):

@@ -142,9 +142,30 @@ def test_beam_search(beams: int) -> None:
         np.testing.assert_allclose(error, ((z[..., None, :] - sums) ** 2).sum(-1).min(-1), rtol=1e-5)
     if kernels.available():
         packed = {name: jnp.asarray(array) for name, array in kernels.pack_codebooks(embed).items()}
-        np.testing.assert_array_equal(kernels.quantize(jnp.asarray(z), **packed, beams=beams)[0], codes)
+        np.testing.assert_array_equal(kernels.quantize(jnp.asarray(z), **packed, stages=3, beams=beams)[0], codes)
     kept = run(Quantizer(codebooks=3, codebook_size=6, dim=4, beams=beams), embed, z)
     np.testing.assert_array_equal(np.moveaxis(np.asarray(kept.codes), 0, -1), search(1)[0])  # training is greedy
+
+
+@pytest.mark.parametrize("predicted", [0, 2])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_fewer_codebooks_are_coded_as_if_there_were_no_more(predicted: int, beams: int) -> None:
+    """Differences are from what the fewer decode to, and the sum that beam search finds is theirs."""
+    rng = np.random.default_rng(4)
+    embed, z = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 6, 4), (2, 9, 4)))
+
+    def codes(stages: int, **settings: int) -> np.ndarray:
+        config = Quantizer(stages, 6, 4, commit_every_stage=True, predicted=predicted, beams=beams)
+        variables = {"codebook": {"embed": jnp.asarray(embed[:stages])}}
+        return np.asarray(ResidualQuantizer(config).apply(variables, jnp.asarray(z), **settings, method="encode"))
+
+    fewer = codes(3, codebooks=2)
+    np.testing.assert_array_equal(fewer, codes(2))
+    if kernels.available():
+        packed = {name: jnp.asarray(array) for name, array in kernels.pack_codebooks(embed).items()}
+        recursion = {"earlier": jnp.zeros((2, 4)), "factors": jnp.array([0, 0, 0.75, 0.75])} if predicted else {}
+        found = kernels.quantize(jnp.asarray(z), **packed, stages=2, beams=beams, **recursion)[0]
+        np.testing.assert_array_equal(found, fewer)
 
 
 PREDICTED = Quantizer(codebooks=2, codebook_size=8, dim=4, commit_every_stage=True, predicted=2)
@@ -159,7 +180,7 @@ def test_prediction_is_of_what_the_decoder_has(embed: np.ndarray, z: np.ndarray)
     if kernels.available():
         packed = {name: jnp.asarray(array) for name, array in kernels.pack_codebooks(embed).items()}
         start = jnp.zeros_like(decoded[:, 0])
-        found, last = kernels.quantize(jnp.asarray(z), **packed, beams=1, earlier=start, factors=jnp.asarray(factors))
+        found, last = kernels.quantize(jnp.asarray(z), **packed, stages=2, beams=1, earlier=start, factors=factors)
         np.testing.assert_array_equal(found, codes)
         np.testing.assert_allclose(last, decoded[:, -1], rtol=0, atol=1e-6)
     earlier = np.zeros_like(decoded[:, 0])

@@ -146,6 +146,19 @@ def test_any_number_of_leading_codebooks_decodes(name: str) -> None:
     assert len(set(sizes)) == 1
 
 
+def test_coding_fewer_codebooks_is_the_same_in_steps() -> None:
+    """Codes of two codebooks do not depend on chunks either."""
+    codec, (audio, all_codes, _) = model(TINY_SPECTRAL.name), whole(TINY_SPECTRAL.name)
+    codes = np.asarray(codec.encode(audio, codebooks=2))
+    assert codes.shape == (*all_codes.shape[:2], 2)
+    state, first = codec.encode_step(codec.init_encoder(len(audio)), audio[:, : codec.hop_length], codebooks=2)
+    rest = codec.encode_scan(state, audio[:, codec.hop_length : 3 * codec.hop_length], 1, codebooks=2)[1]
+    np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), codes[:, :3])
+    for wrong in (0, codec.num_codebooks + 1):
+        with pytest.raises(AdjaxError, match=f"1 to {codec.num_codebooks}"):
+            codec.encode(audio, codebooks=wrong)
+
+
 @names
 def test_partial_hops_are_filled_up(name: str) -> None:
     """frames = ceil(samples / hop); the frames that real samples fill are those of the longer signal."""

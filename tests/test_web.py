@@ -187,8 +187,8 @@ def test_change_of_settings(authority: str, tiny_codec: Any, voice: np.ndarray) 
     encoder, decoder, expected = tiny_codec.init_encoder(1), tiny_codec.init_decoder(1), []
     for samples, size, codebooks in ((first, SAMPLES, 3), (second, SAMPLES // 2, 2)):
         for chunk in samples.reshape(-1, 1, size, 1):
-            encoder, codes = tiny_codec.encode_step(encoder, chunk)
-            decoder, sound = tiny_codec.decode_step(decoder, codes[..., :codebooks])
+            encoder, codes = tiny_codec.encode_step(encoder, chunk, codebooks=codebooks)
+            decoder, sound = tiny_codec.decode_step(decoder, codes)
             expected.append(np.array(sound)[0, :, 0])
     assert np.abs(np.concatenate(parts) - np.concatenate(expected)).max() < 1e-4
 

@@ -118,7 +118,13 @@ def pack_codebooks(embed: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def quantize(
-    x: Array, embed: Array, norms: Array, beams: int, earlier: Array | None = None, factors: Array | None = None
+    x: Array,
+    embed: Array,
+    norms: Array,
+    stages: int,
+    beams: int,
+    earlier: Array | None = None,
+    factors: Array | None = None,
 ) -> tuple[Array, Array]:
     """Codes int32[batch, frames, stages] of latents x[batch, frames, dim], as `ResidualQuantizer.encode` finds them.
 
@@ -128,7 +134,7 @@ def quantize(
     if earlier is None or factors is None:
         earlier, factors = jnp.zeros((len(x), 0), jnp.float32), jnp.zeros((0,), jnp.float32)
     shapes = (
-        jax.ShapeDtypeStruct((*x.shape[:2], embed.shape[0]), jnp.int32),
+        jax.ShapeDtypeStruct((*x.shape[:2], stages), jnp.int32),
         jax.ShapeDtypeStruct(earlier.shape, jnp.float32),
     )
     call = jax.ffi.ffi_call(_QUANTIZE, shapes, vmap_method="sequential")

@@ -463,13 +463,14 @@ ffi::Error Quantize(ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed, ffi::
                     ffi::ResultBuffer<ffi::F32> later, int64_t beams) {
   const auto xs = x.dimensions(), ps = packed.dimensions(), ns = norms.dimensions(), ys = y->dimensions();
   if (xs.size() != 3 || ps.size() != 4 || ns.size() != 2 || ys.size() != 3 || ps[2] != xs[2] || ps[3] != kLanes ||
-      ns[0] != ps[0] || ns[1] != ps[1] * kLanes || ys[0] != xs[0] || ys[1] != xs[1] || ys[2] != ps[0] || beams < 1 ||
+      ns[0] != ps[0] || ns[1] != ps[1] * kLanes || ys[0] != xs[0] || ys[1] != xs[1] || ys[2] < 1 ||
+      ys[2] > ps[0] || beams < 1 ||
       earlier.element_count() != xs[0] * factors.element_count() ||
       later->element_count() != earlier.element_count() ||
       (factors.element_count() != 0 && static_cast<int64_t>(factors.element_count()) != xs[2])) {
     return ffi::Error::InvalidArgument("the shapes of a quantizer do not fit each other");
   }
-  const int64_t frames = xs[0] * xs[1], dim = xs[2], stages = ps[0], blocks = ps[1];
+  const int64_t frames = xs[0] * xs[1], dim = xs[2], stages = ys[2], blocks = ps[1];
   if (factors.element_count() > 0) {
     std::copy_n(earlier.typed_data(), xs[0] * dim, later->typed_data());
     for (int64_t b = 0; b < xs[0]; b++) {

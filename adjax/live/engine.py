@@ -54,7 +54,7 @@ class Encoder:
         self._codec, self._codebooks, self._record = codec, codebooks, record
         self._gain = np.float32(10 ** (gain_db / 20))
         self._silence = np.zeros((1, chunk_frames * codec.hop_length, codec.audio_channels), np.float32)
-        np.asarray(codec.encode_step(codec.init_encoder(1), self._silence)[1])
+        np.asarray(codec.encode_step(codec.init_encoder(1), self._silence, codebooks=codebooks)[1])
         self.times = Durations()
         self.samples = 0
 
@@ -68,11 +68,11 @@ class Encoder:
             padded = self._silence.copy()
             padded[0, : len(samples)] = samples
             with self.times.measure():
-                state, codes = self._codec.encode_step(state, padded)
+                state, codes = self._codec.encode_step(state, padded, codebooks=self._codebooks)
                 codes = np.asarray(codes)
             self.samples += len(samples)
             frames = -(-len(samples) // self._codec.hop_length)
-            yield Coded(chunk.index, chunk.time_s, codes[..., : self._codebooks], frames)
+            yield Coded(chunk.index, chunk.time_s, codes, frames)
 
 
 class Decoder:

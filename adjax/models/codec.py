@@ -58,9 +58,9 @@ class Codec(nn.Module):
         """Unquantized latents [batch, frames, dim]."""
         return self.projector(self.encoder(audio))
 
-    def encode(self, audio: Array) -> Array:
-        """Codes of audio; samples a whole number of hops."""
-        return self.quantizer.encode(self.latents(audio))
+    def encode(self, audio: Array, codebooks: int | None = None) -> Array:
+        """Codes of audio, of so many leading codebooks or all; samples a whole number of hops."""
+        return self.quantizer.encode(self.latents(audio), codebooks)
 
     def decode(self, codes: Array) -> Array:
         """Audio of codes; any number of leading codebooks."""

@@ -53,6 +53,17 @@ def nearest(x: Array, embed: Array) -> Array:
     return jnp.argmin(distance, axis=-1).astype(jnp.int32)
 
 
+def _greedy_search(z: Array, embed: Array) -> Array:
+    """Codes int32[..., stages] of z[..., dim]: the nearest to what the stages before left over."""
+
+    def stage(residual: Array, embed: Array) -> tuple[Array, Array]:
+        codes = nearest(residual, embed)
+        return residual - (residual + (embed[codes] - residual)), codes
+
+    _, codes = lax.scan(stage, z, embed)
+    return jnp.moveaxis(codes, 0, -1)
+
+
 def _beam_search(z: Array, embed: Array, beams: int) -> Array:
     """Codes int32[..., stages] of z[..., dim] whose sum is near: after each stage the `beams` nearest sums are kept."""
     residuals = z[..., None, :]  # [..., hypotheses, dim]
@@ -86,40 +97,35 @@ class ResidualQuantizer(nn.Module):
         )
         self.memory = Memory()
 
-    def encode(self, z: Array) -> Array:
-        """Codes int32[batch, frames, stages] of latents z[batch, frames, dim], by greedy or beam search."""
+    def encode(self, z: Array, codebooks: int | None = None) -> Array:
+        """Codes int32[batch, frames, stages] of latents z[batch, frames, dim], by greedy or beam search.
+
+        With `codebooks`, of so many leading stages: the nearest sum of those, and differences from what they decode to.
+        """
+        stages = self.config.codebooks if codebooks is None else codebooks
         if self.has_variable(PACKED, "embed"):
-            return self._search_packed(z)
-        return self._by_frame(z, self._search)[1] if self.config.predicted else self._search(z)
+            return self._search_packed(z, stages)
+        search = partial(self._search, self.embed.value[:stages])
+        return self._by_frame(z, search)[1] if self.config.predicted else search(z)
 
     def decode(self, codes: Array) -> Array:
         """Latents [batch, frames, dim] of the leading codebooks' codes int32[batch, frames, stages]."""
         return self._integrated(self._sum(codes))
 
-    def _search_packed(self, z: Array) -> Array:
-        packed = [cast(Array, self.get_variable(PACKED, name)) for name in ("embed", "norms")]
+    def _search_packed(self, z: Array, stages: int) -> Array:
+        embed, norms = (cast(Array, self.get_variable(PACKED, name)) for name in ("embed", "norms"))
         if not self.config.predicted:
-            return kernels.quantize(z, *packed, beams=self.config.beams)[0]
+            return kernels.quantize(z, embed, norms, stages, self.config.beams)[0]
         factors = prediction_factors(self.config)
 
         def run(earlier: Array) -> tuple[Array, Array]:
-            codes, last = kernels.quantize(z, *packed, beams=self.config.beams, earlier=earlier, factors=factors)
+            codes, last = kernels.quantize(z, embed, norms, stages, self.config.beams, earlier, factors)
             return last, codes
 
         return self.memory(z[:, 0], run)
 
-    def _search(self, z: Array) -> Array:
-        if self.config.beams > 1:
-            return _beam_search(z, self.embed.value, self.config.beams)
-        return self._greedy(z)
-
-    def _greedy(self, z: Array) -> Array:
-        def stage(residual: Array, embed: Array) -> tuple[Array, Array]:
-            codes = nearest(residual, embed)
-            return residual - (residual + (embed[codes] - residual)), codes
-
-        _, codes = lax.scan(stage, z, self.embed.value)
-        return jnp.moveaxis(codes, 0, -1)
+    def _search(self, embed: Array, z: Array) -> Array:
+        return _beam_search(z, embed, self.config.beams) if self.config.beams > 1 else _greedy_search(z, embed)
 
     def _sum(self, codes: Array) -> Array:
         embed = self.embed.value
@@ -162,7 +168,7 @@ class ResidualQuantizer(nn.Module):
         everywhere = self.config.commit_every_stage
         residual, total = z, jnp.zeros_like(z)
         if self.config.predicted:
-            residual -= stop(self._by_frame(z, self._greedy)[0])
+            residual -= stop(self._by_frame(z, partial(_greedy_search, embed=self.embed.value))[0])
         codes, residuals, selected = [], [], []
         for i in range(self.config.codebooks):
             embed = self.embed.value[i]

@@ -106,8 +106,9 @@ class Coder:
         faded = before is not None and before.stream == settings.stream and before.bypass != settings.bypass
         self._settings = settings
         with self.times["encode"].measure():
-            self._encoder, codes = codec.encode_step(self._encoder, samples[None, :, None])
-            codes = np.asarray(codes)[..., : settings.codebooks]
+            chunk = samples[None, :, None]
+            self._encoder, codes = codec.encode_step(self._encoder, chunk, codebooks=settings.codebooks)
+            codes = np.asarray(codes)
         decoded = self._decoder.step(codes)[:, 0]
         both = np.concatenate([self._past, samples])
         original, self._past = both[: len(samples)], both[len(samples) :]
