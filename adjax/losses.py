@@ -6,6 +6,7 @@ of discriminators' outputs: for each sub-discriminator the list of its layers' o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -121,6 +122,16 @@ def complex_loss(decoded: Array, natural: Array, config: Mel, sample_rate_hz: in
     return total / len(config.fft_sizes)
 
 
+def magnitude_loss(decoded: Array, natural: Array, config: Mel, sample_rate_hz: int, above_hz: float) -> Array:
+    """Mean absolute difference of natural-log STFT amplitudes from `above_hz` on, averaged over resolutions."""
+    total = jnp.float32(0)
+    for fft_size, hop, win_length in zip(config.fft_sizes, config.hop_samples, config.win_lengths, strict=True):
+        first = math.ceil(above_hz / sample_rate_hz * fft_size)
+        x, y = (dsp.safe_abs(dsp.stft(a, fft_size, hop, win_length)[..., first:], _FLOOR) for a in (decoded, natural))
+        total += jnp.mean(jnp.abs(jnp.log(x) - jnp.log(y)))
+    return total / len(config.fft_sizes)
+
+
 def error_loss(decoded: Array, natural: Array) -> Array:
     """Noise-to-signal ratio in dB, averaged over crops."""
     noise = jnp.sum((decoded - natural) ** 2, axis=1) + 1e-4
@@ -147,6 +158,10 @@ def metric_losses(
     if config.complex_weight:
         losses["complex_loss"] = config.complex_weight * complex_loss(
             decoded, natural, config.mel, sample_rate_hz, config.complex_below_hz
+        )
+    if config.magnitude_weight:
+        losses["magnitude_loss"] = config.magnitude_weight * magnitude_loss(
+            decoded, natural, config.mel, sample_rate_hz, config.magnitude_above_hz
         )
     if config.error_weight:
         losses["error_loss"] = config.error_weight * error_loss(decoded, natural)

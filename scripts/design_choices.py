@@ -58,6 +58,7 @@ SPECTRAL: dict[str, Changes] = {
     "as-configured": {},
     "without-complex-loss": {"losses.complex_weight": 0.0},
     "complex-loss-at-all-frequencies": {"losses.complex_below_hz": None},
+    "without-magnitude-loss": {"losses.magnitude_weight": 0.0},
     "without-waveform-error": {"losses.error_weight": 0.0},
     "without-random-signs": {"model.decoder.random_signs_above_hz": 1e9},
     "without-left-context": {"data.context_samples": 0},

@@ -85,9 +85,24 @@ def test_own_losses_are_zero_for_equal_signals_and_grow_with_noise(pair: tuple[n
         return [
             float(losses.complex_loss(decoded, natural, density, RATE, 4000.0)),
             float(losses.mel_loss(decoded, natural, density, RATE)),
+            float(losses.magnitude_loss(decoded, natural, density, RATE, 4000.0)),
             float(losses.error_loss(decoded, natural)),
         ]
 
     same, near, far = (distances(natural + level * noise) for level in (0.0, 0.01, 0.1))
-    assert same[:2] == [0.0, 0.0]
+    assert same[:3] == [0.0, 0.0, 0.0]
     assert all(a < b < c for a, b, c in zip(same, near, far, strict=True))
+
+
+def test_magnitude_loss_is_of_natural_logarithms_above_its_frequency_alone() -> None:
+    """A gain of e everywhere costs 1; a loud tone below the frequency nothing, a quiet one above it something."""
+    natural = np.random.default_rng(1).standard_normal((1, 4800)).astype(np.float32)
+    time = np.arange(4800) / RATE
+    low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (1000.0, 9000.0))
+    config = Mel((1024,), (512,), (1024,), (64,))
+
+    def distance(decoded: np.ndarray) -> float:
+        return float(losses.magnitude_loss(decoded[:, 1024:-1024], natural[:, 1024:-1024], config, RATE, 6000.0))
+
+    assert distance(np.e * natural) == pytest.approx(1.0, rel=1e-4)
+    assert distance(natural + 10 * low) < 0.1 * distance(natural + 10 * high)

@@ -74,6 +74,8 @@ class Losses:
     vq_weight: float = 1.0
     complex_weight: float = 0.0  # compressed complex STFT
     complex_below_hz: float | None = None
+    magnitude_weight: float = 0.0  # log-magnitude STFT
+    magnitude_above_hz: float = 0.0
     error_weight: float = 0.0  # noise-to-signal ratio in dB, per crop
 
 

@@ -55,10 +55,12 @@ def _in_effect(config: TrainConfig, mode: str) -> dict[str, Any]:
     losses, default = config.losses, type(config.losses)()
     fields = {"mel": "mel", "stft": "stft", "shape": "shape_windows", "spectral": "spectral"}
     unread = {field: getattr(default, field) for kind, field in fields.items() if not getattr(losses, f"{kind}_weight")}
-    if losses.complex_weight:
-        unread.pop("mel", None)  # its resolutions
-    else:
+    if losses.complex_weight or losses.magnitude_weight:
+        unread.pop("mel", None)  # their resolutions
+    if not losses.complex_weight:
         unread["complex_below_hz"] = None
+    if not losses.magnitude_weight:
+        unread["magnitude_above_hz"] = default.magnitude_above_hz
     if mode == "vocoder":
         unread["vq_weight"] = 0.0  # of a frozen quantizer
     against = config.adversarial
