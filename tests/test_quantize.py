@@ -147,8 +147,7 @@ def test_beam_search(beams: int) -> None:
     np.testing.assert_array_equal(np.moveaxis(np.asarray(kept.codes), 0, -1), search(1)[0])  # training is greedy
 
 
-@pytest.mark.parametrize("predicted", [0, 2])
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(("predicted", "beams"), [(0, 3), (2, 1)])
 def test_fewer_codebooks_are_coded_as_if_there_were_no_more(predicted: int, beams: int) -> None:
     """Differences are from what the fewer decode to, and the sum that beam search finds is theirs."""
     rng = np.random.default_rng(4)
