@@ -164,8 +164,8 @@ def test_microphone_to_loudspeaker(tmp_path: Path) -> None:
     for head, reply in zip(heads, came, strict=True):
         got, chunk = np.frombuffer(reply, "<f4", offset=REPLY_HEADER.size), chunks[head]
         frames, codebooks, bypass = SETTINGS[head[0]]
-        encoder, codes = codec.encode_step(encoder, chunk[None, :, None])
-        decoder, sound = codec.decode_step(decoder, codes[..., :codebooks])
+        encoder, codes = codec.encode_step(encoder, chunk[None, :, None], codebooks=codebooks)
+        decoder, sound = codec.decode_step(decoder, codes)
         both = np.concatenate([late, chunk])
         original, late = both[: len(chunk)], both[len(chunk) :]
         wanted = original if bypass else np.asarray(sound)[0, :, 0]
