@@ -57,6 +57,7 @@ def test_override() -> None:
         ("steps=1.5", "type int"),
         ("optimizer.schedule=linear", "must be one of"),
         ("data.crop_samples=1000", "whole number of hops"),
+        ("losses.magnitude_above_hz=24000", "half the sample rate"),
         ("optimizer.learning_rate=NaN", "finite"),
     ):
         with pytest.raises(ConfigError, match=message):

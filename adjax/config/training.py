@@ -197,6 +197,10 @@ class TrainConfig:
         require(
             self.data.context_samples % hop == 0, f"data.context_samples must be a whole number of hops ({hop} samples)"
         )
+        require(
+            0 <= self.losses.magnitude_above_hz < self.model.sample_rate_hz / 2,
+            f"losses.magnitude_above_hz must be 0 to half the sample rate ({self.model.sample_rate_hz / 2:g} Hz)",
+        )
         require(self.steps > self.optimizer.warmup_steps, "steps must be more than optimizer.warmup_steps")
         require(bool(self.trained), "trained must name a part")
         require(self.generator_start_step >= 0, "generator_start_step must not be negative")

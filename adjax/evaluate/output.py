@@ -105,7 +105,7 @@ def rate_table(results: Mapping[str, Any]) -> Table:
 
 
 def codebook_table(results: Mapping[str, Any]) -> Table:
-    """A row for each model, of its system with the most codebooks: those with fewer use the same codes."""
+    """A row for each model, of its system with the most codebooks."""
     most: dict[str, Mapping[str, Any]] = {}
     for system in results["systems"]:
         if system["codebook_use"]:
