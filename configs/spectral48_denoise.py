@@ -15,6 +15,7 @@ from adjax.config import Optimizer
 config = replace(
     spectral48,
     model=zoo.spectral48_denoise,
+    losses=replace(spectral48.losses, magnitude_start_step=0),
     trained=("encoder", "projector"),
     optimizer=Optimizer(learning_rate=4e-4, betas=(0.8, 0.99), schedule="cosine", warmup_steps=100),
     steps=3_500,

@@ -30,7 +30,7 @@ from adjax.config import (
 from adjax.errors import AdjaxError
 from adjax.train import loop, start, statistics
 from adjax.train.state import by_part, clip_by_norm, fresh, learning_rate, make_optimizers
-from adjax.train.steps import phase
+from adjax.train.steps import make_step, phase
 from adjax.weights import flatten, load_model
 from tests.conftest import TINY_CONV
 from tests.test_train_loop import filled, records
@@ -53,18 +53,35 @@ def test_every_configuration_resolves(path: Path) -> None:
     last = phase(config, config.steps - 1)
     assert last.trained
     assert last.quantized
+    assert last.magnitude
     assert last.adversarial == (config.adversarial is not None)
 
 
 def test_phases_of_the_published_procedures() -> None:
     """Counted from 0: discriminators from their start, frozen parts from then on; the vocoder one step after them."""
     symad, vocoder, denoise = configured("symad48"), configured("symad48_v1"), configured("symad48_denoise")
-    assert phase(symad, 199_999) == (PARTS, False, True)
-    assert phase(symad, 200_000) == (("decoder",), True, True)
-    assert phase(configured("symad48_joint"), 200_000) == (PARTS, True, True)
+    assert phase(symad, 199_999) == (PARTS, False, True, True)
+    assert phase(symad, 200_000) == (("decoder",), True, True, True)
+    assert phase(configured("symad48_joint"), 200_000) == (PARTS, True, True, True)
     assert [phase(vocoder, k)[:2] for k in range(3)] == [((), False), ((), True), (("decoder",), True)]
-    assert phase(denoise, 0) == (("encoder", "projector"), False, True)
+    assert phase(denoise, 0) == (("encoder", "projector"), False, True, True)
     assert [phase(configured("soundstream48"), k).quantized for k in range(2)] == [False, True]
+
+
+def test_the_magnitude_loss_enters_at_its_step() -> None:
+    """One configuration makes the default model: the waveform first, then the magnitudes of single bins."""
+    config = configured("spectral48")
+    start = config.losses.magnitude_start_step
+    assert [phase(config, k).magnitude for k in (0, start - 1, start)] == [False, False, True]
+    assert phase(configured("spectral48_denoise"), 0).magnitude, "codebooks and decoder have come that far"
+    optimizers = make_optimizers(config)
+    state = jax.eval_shape(lambda: fresh(config, optimizers))
+    batch = jax.ShapeDtypeStruct((1, config.data.context_samples + config.data.crop_samples, 1), jnp.float32)
+    logged = [
+        jax.eval_shape(make_step(config, optimizers, None, phase(config, k)), state, batch)[1]
+        for k in (start - 1, start)
+    ]
+    assert set(logged[1]) - set(logged[0]) == {"magnitude_loss"}
 
 
 # ----------------------------------------------------------------------------------------------------- optimizers

@@ -58,6 +58,7 @@ def test_override() -> None:
         ("optimizer.schedule=linear", "must be one of"),
         ("data.crop_samples=1000", "whole number of hops"),
         ("losses.magnitude_above_hz=24000", "half the sample rate"),
+        ("losses.magnitude_start_step=-1", "must not be negative"),
         ("optimizer.learning_rate=NaN", "finite"),
     ):
         with pytest.raises(ConfigError, match=message):

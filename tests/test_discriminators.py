@@ -28,7 +28,7 @@ PUBLISHED = {
 # A small discriminator of every kind, with each kind of norm.
 TINY = Discriminators(
     MultiScale(2, 8, 16, kernel_sizes=(5, 9, 3, 3), strides=(4,), norm="spectral"),
-    MultiResolution((64,), (10,), (40,), 3, ((3, 5), (3, 3)), ((1, 2), (1, 1)), norm="spectral"),
+    MultiResolution((64,), (10,), (40,), 3, ((3, 5), (3, 3)), ((1, 2), (1, 1)), norm="spectral", exponent=0.3),
     ComplexStft(64, 16, 2, (1, 2), ((1, 2), (2, 2))),
     MultiPeriod((2, 3), 4, 8, strides=(3, 1), norm="none"),
 )

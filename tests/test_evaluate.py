@@ -37,10 +37,11 @@ def write(path: Path, sound: np.ndarray, rate: int = RATE) -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_world() -> Iterator[None]:
-    """As if pyworld were not installed: it takes most of the time, and tests/test_metrics.py tests it."""
+    """As if pyworld and visqol were not installed: they take most of the time, and tests/test_metrics.py tests them."""
     find = scores.optional_package
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "optional_package", lambda name: None if name == "pyworld" else find(name))
+        patch.setattr(scores, "visqol", lambda *_: None)
         yield
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soxr
@@ -79,6 +81,25 @@ def test_stoi_is_the_librarys() -> None:
     a, b = (soxr.resample(x, RATE, 16000) for x in (SPEECH, NOISY))
     assert metrics.stoi(SPEECH, NOISY, RATE) == pytest.approx(pystoi.stoi(a, b, 16000))
     assert metrics.stoi(SPEECH[:4800], NOISY[:4800], RATE) is None, "too short: the library warns and gives 1e-5"
+
+
+def test_visqol_is_the_librarys() -> None:
+    visqol = pytest.importorskip("visqol")
+    api = visqol.VisqolApi()
+    api.create(mode="audio")
+    a, b = (soxr.resample(x, RATE, 48000) for x in (SPEECH, NOISY))
+    assert metrics.visqol(SPEECH, NOISY, RATE) == pytest.approx(api.measure_from_arrays(a, b, 48000).moslqo)
+    assert metrics.visqol(SPEECH, SPEECH, RATE) > metrics.visqol(SPEECH, NOISY, RATE)
+    assert metrics.visqol(np.zeros(RATE), np.zeros(RATE), RATE) is None
+    assert metrics.visqol(SPEECH[:480], NOISY[:480], RATE) is None, "too short: the library refuses"
+
+
+def test_a_folder_without_a_package_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches stay behind when a package is uninstalled, and Python imports their folder."""
+    (tmp_path / "left_behind" / "__pycache__").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert metrics.optional_package("left_behind") is None
+    assert metrics.optional_package("numpy") is np
 
 
 def test_quality_averages_channels() -> None:

@@ -253,6 +253,10 @@ def test_other_discriminators_are_not_exported() -> None:
         discriminator_rows(Discriminators(stft=ComplexStft()))
     with pytest.raises(AdjaxError, match=r"discriminators\.scale\.norm 'spectral', discriminators\.period\.norm"):
         discriminator_rows(Discriminators(MultiScale(norm="spectral"), period=MultiPeriod(norm="spectral")))
+    compressed = Discriminators(scale=None, resolution=MultiResolution(exponent=0.3))
+    for export in (discriminator_rows, discriminator_parameters):
+        with pytest.raises(AdjaxError, match=r"discriminators\.resolution\.exponent 0\.3"):
+            export(compressed)
     with pytest.raises(AdjaxError, match="either scale or resolution"):
         discriminator_parameters(Discriminators(resolution=MultiResolution()))
 

@@ -68,6 +68,7 @@ class MultiResolution:
     strides: tuple[tuple[int, int], ...] = ((1, 1), (1, 2), (1, 2), (1, 2), (1, 1), (1, 1))
     slope: float = 0.2
     norm: Norm = "weight"
+    exponent: float = 1.0  # of amplitudes; below 1, weak bands count for more
 
     def __post_init__(self) -> None:
         lengths = {len(self.fft_sizes), len(self.hop_samples), len(self.win_lengths)}
@@ -79,6 +80,7 @@ class MultiResolution:
             len(self.kernel_sizes) == len(self.strides) > 1,
             "spectral discriminator: kernel_sizes and strides must have one entry a layer",
         )
+        require(0 < self.exponent <= 1, "spectral discriminator: exponent must be over 0 and at most 1")
         sizes = (self.channels, *self.fft_sizes, *self.hop_samples, *self.win_lengths)
         pairs = (n for pair in (*self.kernel_sizes, *self.strides) for n in pair)
         require(min(*sizes, *pairs) > 0, "spectral discriminator sizes must be positive")

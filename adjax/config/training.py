@@ -76,6 +76,7 @@ class Losses:
     complex_below_hz: float | None = None
     magnitude_weight: float = 0.0  # log-magnitude STFT
     magnitude_above_hz: float = 0.0
+    magnitude_start_step: int = 0  # it enters the loss from this step on
     error_weight: float = 0.0  # noise-to-signal ratio in dB, per crop
 
 
@@ -201,6 +202,7 @@ class TrainConfig:
             0 <= self.losses.magnitude_above_hz < self.model.sample_rate_hz / 2,
             f"losses.magnitude_above_hz must be 0 to half the sample rate ({self.model.sample_rate_hz / 2:g} Hz)",
         )
+        require(self.losses.magnitude_start_step >= 0, "losses.magnitude_start_step must not be negative")
         require(self.steps > self.optimizer.warmup_steps, "steps must be more than optimizer.warmup_steps")
         require(bool(self.trained), "trained must name a part")
         require(self.generator_start_step >= 0, "generator_start_step must not be negative")

@@ -141,7 +141,8 @@ def notes(results: Mapping[str, Any]) -> Iterator[str]:
             f"{', '.join(dict.fromkeys(labels[name] for name in names))} ({package})"
             for package, names in results["missing"].items()
         ]
-        yield f"Left out, because the package is not installed: {'; '.join(parts)}. pip install 'adjax[evaluation]'"
+        install = "pip install 'adjax[evaluation,visqol]'"
+        yield f"Left out, because the package is not installed: {'; '.join(parts)}. {install}"
     for system in results["systems"]:
         lost = [entry["reason"] for entry in results["unavailable"] if entry["system"] == system["name"]]
         if lost:

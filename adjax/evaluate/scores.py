@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adjax.evaluate import voice
-from adjax.metrics import mean_over_channels, optional_package, quality
+from adjax.metrics import mean_over_channels, optional_package, quality, visqol
 
 LAG_LIMIT_S = 60.0  # of a file, searched for its lag
 SI_SDR_BOUND_DB = 100.0  # 16-bit audio is never nearer to anything but itself
@@ -38,6 +38,7 @@ class Scored:
 METRICS = (
     Metric("pesq_wb", "PESQ-WB", "", True, 2, "pesq"),
     Metric("stoi", "STOI", "", True, 3, "pystoi"),
+    Metric("visqol", "ViSQOL", "", True, 2, "visqol"),
     Metric("log_spectral_distance", "LSD", "log10 power", False, 2),
     Metric("mel_distance", "mel distance", "ln amplitude", False, 2),
     Metric("mel_cepstral_distortion_db", "MCD", "dB", False, 2, "pyworld"),
@@ -49,7 +50,7 @@ METRICS = (
 
 
 def missing_packages() -> dict[str, list[str]]:
-    """Packages of the `evaluation` extra that are not installed, each with the metrics that are left out for it."""
+    """Packages of the extras `evaluation` and `visqol` that are not installed, each with the metrics it would give."""
     missing: dict[str, list[str]] = {}
     for metric in METRICS:
         if metric.package and optional_package(metric.package) is None:
@@ -91,6 +92,7 @@ class Scorer:
         for i, sound in enumerate(decoded[first + lag : last + lag].T):
             natural = self._natural[first:last, i]
             row: dict[str, float | None] = {**(heard := quality(natural, sound, self._rate))}
+            row["visqol"] = visqol(natural, sound, self._rate)
             if "si_sdr_db" in heard:
                 row["si_sdr_db"] = float(np.clip(heard["si_sdr_db"], -SI_SDR_BOUND_DB, SI_SDR_BOUND_DB))
             if self._voiced:

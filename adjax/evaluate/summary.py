@@ -172,7 +172,7 @@ def _settings() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "libsndfile": soundfile.__libsndfile_version__}
-    for package in ("jax", "numpy", "soundfile", "soxr", "pesq", "pystoi", "pyworld"):
+    for package in ("jax", "numpy", "soundfile", "soxr", "pesq", "pystoi", "pyworld", "visqol-python"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -15,6 +15,7 @@ from adjax.nn.normed import NormedConv
 
 Outputs = list[list[Array]]  # by sub-discriminator, by layer
 
+FLOOR = 1e-7  # under |X|^2 of a frame, where amplitudes are raised to a power: a root has no slope at 0
 STFT_SLOPE = 0.2  # of the leaky ReLU in the STFT discriminator; SoundStream's paper names no activation there
 
 
@@ -115,7 +116,8 @@ class ResolutionDiscriminator(nn.Module):
         window = self.variable(STATS, "window", lambda: jnp.asarray(dsp.hann(length, length))).value
         padded = jnp.pad(audio[..., 0], ((0, 0), (length // 2, length // 2)))
         spectrum = dsp.stft(padded, c.fft_sizes[self.index], c.hop_samples[self.index], window)
-        x = dsp.safe_abs(spectrum, 0.0)[..., None]
+        x = dsp.safe_abs(spectrum, 0.0 if c.exponent == 1 else FLOOR)[..., None]
+        x = x if c.exponent == 1 else x**c.exponent
         outputs = []
         for i, (kernel, strides) in enumerate(zip(c.kernel_sizes, c.strides, strict=True)):
             final = i == len(c.strides) - 1

@@ -127,21 +127,23 @@ class ResidualQuantizer(nn.Module):
     def _search(self, embed: Array, z: Array) -> Array:
         return _beam_search(z, embed, self.config.beams) if self.config.beams > 1 else _greedy_search(z, embed)
 
-    def _sum(self, codes: Array) -> Array:
+    def _sum(self, codes: Array, active: Array | None = None) -> Array:
+        """Sum of the code vectors of codes[..., stages]; with `active`, of codes[batch, stages], of so many stages."""
         embed = self.embed.value
         zq = embed[0][codes[..., 0]]
         for i in range(1, codes.shape[-1]):
-            zq += embed[i][codes[..., i]]
+            chosen = embed[i][codes[..., i]]
+            zq += chosen if active is None else jnp.where((i < active)[:, None], chosen, 0)
         return zq
 
-    def _by_frame(self, z: Array, search: Callable[[Array], Array]) -> tuple[Array, Array]:
+    def _by_frame(self, z: Array, search: Callable[[Array], Array], active: Array | None = None) -> tuple[Array, Array]:
         """What is expected of each frame after the one before it as decoded, and codes of the difference."""
         factors = prediction_factors(self.config)
 
         def frame(earlier: Array, latents: Array) -> tuple[Array, tuple[Array, Array]]:
             expected = factors * earlier
             codes = search(latents - expected)
-            return expected + self._sum(codes), (expected, codes)
+            return expected + self._sum(codes, active), (expected, codes)
 
         return self._recursion(frame, z)
 
@@ -168,7 +170,7 @@ class ResidualQuantizer(nn.Module):
         everywhere = self.config.commit_every_stage
         residual, total = z, jnp.zeros_like(z)
         if self.config.predicted:
-            residual -= stop(self._by_frame(z, partial(_greedy_search, embed=self.embed.value))[0])
+            residual -= stop(self._by_frame(z, partial(_greedy_search, embed=self.embed.value), active)[0])
         codes, residuals, selected = [], [], []
         for i in range(self.config.codebooks):
             embed = self.embed.value[i]

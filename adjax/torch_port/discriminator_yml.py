@@ -146,6 +146,8 @@ def discriminator_parameters(config: Discriminators) -> dict[str, Any]:
             "follow_official_norm": True,
         }
     assert resolution is not None
+    if resolution.exponent != 1:
+        raise AdjaxError(f"the published program has no discriminators.resolution.exponent {resolution.exponent:g}")
     spectral: dict[str, Any] = {
         "channels": resolution.channels,
         "kernel_sizes": [list(pair) for pair in resolution.kernel_sizes],

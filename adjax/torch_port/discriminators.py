@@ -26,6 +26,8 @@ def discriminator_rows(config: Discriminators) -> list[Row]:
     for name, part in (("resolution", config.resolution), ("period", config.period)):
         if part and part.norm not in ("weight", "none"):
             problems.append(f"discriminators.{name}.norm {part.norm!r}")
+    if config.resolution and config.resolution.exponent != 1:
+        problems.append(f"discriminators.resolution.exponent {config.resolution.exponent:g}")
     if problems:
         raise AdjaxError(f"the published program has no {', '.join(problems)}")
     return [

@@ -25,6 +25,7 @@ METRIC_LOSSES = (  # those that fall as decoded audio nears natural audio, and a
     "shape_loss",
     "spectral_loss",
     "complex_loss",
+    "magnitude_loss",
 )
 SMOOTHING_STEPS = 200  # over which levels are averaged; nothing is compared with a level before so many steps
 PATIENCE_STEPS = 1000  # for so long a condition must hold before its alarm, and be over before the next

@@ -7,6 +7,7 @@ is to give. The context is fed to the model, but left out of losses and statisti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -45,6 +46,7 @@ class Phase(NamedTuple):
     trained: tuple[Part, ...]  # parts of the generator that are updated; none: it is left as it is
     adversarial: bool = False
     quantized: bool = True  # False: latents are passed on as they are, before a k-means start
+    magnitude: bool = True  # False: before the magnitude loss enters
 
 
 def phase(config: TrainConfig, step: int) -> Phase:
@@ -55,7 +57,9 @@ def phase(config: TrainConfig, step: int) -> Phase:
         trained = config.adversarial.trained
     if step < config.generator_start_step:
         trained = ()
-    return Phase(trained, adversarial, step >= kmeans_step(config))
+    losses = config.losses
+    magnitude = not losses.magnitude_weight or step >= losses.magnitude_start_step
+    return Phase(trained, adversarial, step >= kmeans_step(config), magnitude)
 
 
 def kmeans_step(config: TrainConfig) -> int:
@@ -65,6 +69,8 @@ def kmeans_step(config: TrainConfig) -> int:
 
 def make_step(config: TrainConfig, optimizers: Optimizers, axis: str | None, phase: Phase) -> Step:
     """The step of a phase."""
+    if not phase.magnitude:
+        config = replace(config, losses=replace(config.losses, magnitude_weight=0.0))
     if phase.adversarial:
         return adversarial_step(config, optimizers, axis, phase.trained, phase.quantized)
     return metric_step(config, optimizers, axis, phase.trained, phase.quantized)
