@@ -2,7 +2,7 @@
 
 Command: adjax train configs/spectral24_adversarial.py --set init_from=runs/spectral24/model
 --set 'data.train=["speech24","speech48"]'
-Time: 10 minutes on one CPU core. Result: docs/training.md, "Against discriminators".
+Time: 12 minutes on one core of a busy machine. Result: docs/training.md, "Against discriminators".
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
 Command: adjax train configs/spectral48_adversarial.py --set init_from=runs/spectral48/model
 --set 'data.train=["speech48"]'
-Time: 11 minutes on one CPU core. Result: docs/training.md, "Against discriminators".
+Time: 12 minutes on one CPU core. Result: docs/training.md, "Against discriminators".
 """
 
 from dataclasses import replace

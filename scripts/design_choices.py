@@ -4,7 +4,8 @@ Usage: python scripts/design_choices.py RUN_DIR --config CONFIG.py --train FOLDE
 
 Without --config, AudioDec's symAD in small is the base and choices are added to the published recipe one by one, then
 all together; where the encoder works at the frame rate (configs/spectral48.py), they are taken out of it one by one.
-Training is by metric losses only. Variants that are done are skipped, and one that was cut off goes on from its last
+Training is by metric losses only, the magnitude loss among them from the first step, since a short study would not come
+to its own. Variants that are done are skipped, and one that was cut off goes on from its last
 checkpoint. RUN_DIR gets a run of `adjax train` for each variant, and evaluation/ of all models on --test.
 """
 
@@ -92,7 +93,12 @@ def main() -> None:
     if unknown := set(options.only or ()) - set(variants):
         parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
 
-    shared: Changes = {"data.train": options.train, "steps": options.steps, "adversarial": None}
+    shared: Changes = {
+        "data.train": options.train,
+        "steps": options.steps,
+        "adversarial": None,
+        "losses.magnitude_start_step": 0,
+    }
     systems = []
     for name in options.only or variants:
         model = options.run_dir / name / "model"

@@ -244,6 +244,8 @@ def test_every_option_of_a_config(tmp_path: Path) -> None:
     assert config.adversarial == options
     assert (config.steps, config.log_every, config.evaluate_every, config.save_every) == (12, 3, 4, 5)
     check_exportable(config, tmp_path)  # all of it can be written and read again
+    unread = replace(config.losses, magnitude_above_hz=100.0, magnitude_start_step=5)  # without a weight
+    check_exportable(replace(config, losses=unread), tmp_path)
 
 
 @pytest.mark.parametrize(

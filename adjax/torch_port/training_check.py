@@ -60,7 +60,7 @@ def _in_effect(config: TrainConfig, mode: str) -> dict[str, Any]:
     if not losses.complex_weight:
         unread["complex_below_hz"] = None
     if not losses.magnitude_weight:
-        unread["magnitude_above_hz"] = default.magnitude_above_hz
+        unread |= {f: getattr(default, f) for f in ("magnitude_above_hz", "magnitude_start_step")}
     if mode == "vocoder":
         unread["vq_weight"] = 0.0  # of a frozen quantizer
     against = config.adversarial
