@@ -151,8 +151,41 @@ def test_heard_and_target_change_alike(folder: Path) -> None:
     np.testing.assert_array_equal(target, dataset(folder, everything)[0])
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_crops_are_played_at_every_speed(tmp_path: Path, paired: bool) -> None:
+    """A tone of 1 kHz comes out at each speed times that, whole, and a noisy version at the same one as its target."""
+    soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * np.arange(4 * CROP) / 8), RATE, subtype="FLOAT")
+    crops = dataset(tmp_path, Augmentation(speeds=(0.8, 1.0, 1.25)), paired=paired)
+    heard = set()
+    for k in range(8):
+        batch = crops[k]
+        if isinstance(batch, tuple):
+            np.testing.assert_array_equal(*batch)
+        for crop in data.heard(batch)[:, :, 0]:
+            spectrum = np.abs(np.fft.rfft(crop * np.hanning(CROP)))
+            heard.add(round(np.argmax(spectrum) * RATE / CROP, -1))  # 40 Hz apart
+            assert np.abs(crop).max() > 0.45
+    assert heard == {800, 1000, 1240}
+
+
+def test_a_file_must_outlast_a_crop_at_the_highest_speed(tmp_path: Path) -> None:
+    """One sample more than a crop at that speed is enough, and every crop of such a file is a full one."""
+    for samples in (250, 251, 252):
+        soundfile.write(tmp_path / f"{samples}.wav", np.full(samples, 0.1), RATE)
+    sources, report = data.scan([tmp_path], RATE, 1, CROP, speed=1.25)
+    assert [s.path.stem for s in sources] == ["252"]
+    assert len(report.too_short) == 2
+    assert sources[0].speed == 1
+    crops = dataset(tmp_path, Augmentation(speeds=(1.25,)))
+    assert all(crops[k].shape == (4, CROP, 1) for k in range(10))
+    wanted = Data(train=(str(tmp_path),), batch_size=2, crop_samples=CROP, augmentation=Augmentation(speeds=(1.25,)))
+    assert len(open_corpus(TrainConfig(model=TINY_CONV, data=wanted)).whole)
+
+
 def test_seed_and_position_alone_decide(folder: Path) -> None:
-    everything = Augmentation(share=0.7, equalizer_db=6.0, high_pass_hz=(50.0, 200.0), noise=(str(folder),))
+    everything = Augmentation(
+        share=0.7, equalizer_db=6.0, high_pass_hz=(50.0, 200.0), noise=(str(folder),), speeds=(0.9, 1.1)
+    )
     whole = dataset(folder, everything)
     for threads in (0, 3):
         iterator = data.batches(whole, 4, threads)
@@ -182,12 +215,15 @@ def test_published_configurations_are_not_augmented() -> None:
     augmentation = TrainConfig(model=TINY_CONV, data=Data(crop_samples=CROP)).data.augmentation
     assert not augmentation.filters
     assert not augmentation.noise
+    assert augmentation.speeds == (1.0,)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"share": 1.5}, "share must be between 0 and 1"),
+        ({"speeds": ()}, "speeds must be one or more"),
+        ({"speeds": (1.0, 3.0)}, "each between 0.5 and 2"),
         ({"equalizer_db": -1.0}, "equalizer_db must be between 0 and 24"),
         ({"equalizer_points": 1}, "equalizer_points must be between 2 and 10"),
         ({"low_pass_hz": (3000.0, 200.0)}, "low_pass_hz must be positive and ascending"),

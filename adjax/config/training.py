@@ -129,6 +129,9 @@ class Augmentation:
     high_pass_hz: tuple[float, float] | None = None  # likewise, below it
     noise: tuple[str, ...] = ()  # background: folders, audio files, lists or prepared sets
     noise_snr_db: tuple[float, float] = (15.0, 40.0)  # uniform
+    speeds: tuple[float, ...] = (
+        1.0,
+    )  # each crop, changed or not, is played at one of them: other pitches, other voices
 
     def __post_init__(self) -> None:
         where = "data.augmentation"
@@ -138,6 +141,8 @@ class Augmentation:
         for name, limits in (("low_pass_hz", self.low_pass_hz), ("high_pass_hz", self.high_pass_hz)):
             require(limits is None or 0 < limits[0] <= limits[1], f"{where}.{name} must be positive and ascending")
         require(self.noise_snr_db[0] <= self.noise_snr_db[1], f"{where}.noise_snr_db must be ascending")
+        speeds = all(0.5 <= speed <= 2 for speed in self.speeds)
+        require(bool(self.speeds) and speeds, f"{where}.speeds must be one or more, each between 0.5 and 2")
 
     @property
     def filters(self) -> bool:

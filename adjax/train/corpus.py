@@ -33,14 +33,14 @@ def open_corpus(config: TrainConfig) -> Corpus:
     model, wanted = config.model, config.data
     rate, channels = model.sample_rate_hz, model.audio_channels
 
-    def found(what: str, paths: tuple[str, ...], minimum_samples: int) -> list[data.Source]:
+    def found(what: str, paths: tuple[str, ...], minimum_samples: int, speed: float = 1.0) -> list[data.Source]:
         if not paths and what != "training data":
             return []
-        sources, report = data.scan(paths, rate, channels, minimum_samples)
+        sources, report = data.scan(paths, rate, channels, minimum_samples, speed)
         _log.info("%s: %s", what, report)
         return sources
 
-    sources = found("training data", wanted.train, wanted.crop_samples)
+    sources = found("training data", wanted.train, wanted.crop_samples, max(wanted.augmentation.speeds))
     if wanted.noisy:
         sources = data.pair(sources, wanted.train, wanted.noisy)
     drawn = data.drawn_samples(wanted, rate)

@@ -65,6 +65,8 @@ def crops(
     before = drawn_samples(data, sample_rate_hz) - data.crop_samples
 
     def drawn(position: int, rng: np.random.Generator, source: Source) -> list[np.ndarray]:
+        if augmentation.speeds != (1.0,):
+            source = source.played(augmentation.speeds[int(rng.integers(len(augmentation.speeds)))])
         signals = _draw_crop(rng, source, data, before, sample_rate_hz, channels)
         if noise and source.noisy is None:
             added = random_noise(rng, signals[0], noise, data.snr_db, sample_rate_hz, channels)

@@ -25,16 +25,17 @@ def finite_span(source: Source, start: int, samples: int, sample_rate_hz: int, c
 
 def read_span(source: Source, start: int, samples: int, sample_rate_hz: int) -> np.ndarray:
     """`samples` samples from `start` on, both counted at `sample_rate_hz`: float32[samples, channels of the file]."""
-    if source.sample_rate_hz == sample_rate_hz:
+    rate = source.played_rate_hz
+    if rate == sample_rate_hz:
         return _read_frames(source, start, samples)
-    common = math.gcd(source.sample_rate_hz, sample_rate_hz)
-    up, down = sample_rate_hz // common, source.sample_rate_hz // common
+    common = math.gcd(rate, sample_rate_hz)
+    up, down = sample_rate_hz // common, rate // common
     # Read from a multiple of `down` frames, which falls on a whole output sample: the resampler's phase is then exact.
-    margin = math.ceil(RESAMPLER_MARGIN_SAMPLES * max(1.0, sample_rate_hz / source.sample_rate_hz) / up)
+    margin = math.ceil(RESAMPLER_MARGIN_SAMPLES * max(1.0, sample_rate_hz / rate) / up)
     first = max(start // up - margin, 0)
     last = math.ceil((start + samples) / up) + margin
     frames = min(last * down, source.frames) - first * down
-    audio = soxr.resample(_read_frames(source, first * down, frames), source.sample_rate_hz, sample_rate_hz)
+    audio = soxr.resample(_read_frames(source, first * down, frames), rate, sample_rate_hz)
     return audio[start - first * up :][:samples]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import soundfile
@@ -29,10 +29,20 @@ class Source:
     noisy: Source | None = None  # the same with noise: of the same length, rate and channels
     records: Records | None = field(default=None, compare=False, repr=False)
     first_record: int = 0
+    speed: float = 1.0
+
+    @property
+    def played_rate_hz(self) -> int:
+        """The sample rate at which it is played: its own, times its speed."""
+        return round(self.sample_rate_hz * self.speed)
 
     def samples(self, sample_rate_hz: int) -> int:
         """Length in whole samples after resampling to `sample_rate_hz`."""
-        return self.frames * sample_rate_hz // self.sample_rate_hz
+        return self.frames * sample_rate_hz // self.played_rate_hz
+
+    def played(self, speed: float) -> Source:
+        """The same at another speed and so another pitch, its noisy version likewise."""
+        return replace(self, speed=speed, noisy=self.noisy and self.noisy.played(speed))
 
 
 @dataclass(frozen=True)
@@ -98,13 +108,14 @@ def _read_list(path: Path) -> list[Path]:
 
 
 def scan(
-    paths: Sequence[str | Path], sample_rate_hz: int, channels: int, minimum_samples: int
+    paths: Sequence[str | Path], sample_rate_hz: int, channels: int, minimum_samples: int, speed: float = 1.0
 ) -> tuple[list[Source], Report]:
     """Read every header below `paths` and keep the files that a model of this rate and channel count can train on.
 
     `paths` are those of `find_audio`, or prepared sets as DIR:SPLIT, which must be at the model's rate. A file must be
-    longer than `minimum_samples` samples at the model's rate. A mono model takes files of any channel count, any other
-    model only files of its own. Raises AdjaxError, saying where it looked, if no file is usable.
+    longer than `minimum_samples` samples at the model's rate, played at `speed`. A mono model takes files of any
+    channel count, any other model only files of its own. Raises AdjaxError, saying where it looked, if no file is
+    usable.
     """
     sources: list[Source] = []
     too_short: list[Path] = []
@@ -115,7 +126,7 @@ def scan(
             unreadable.append(path)
         elif channels not in (1, source.channels):
             other_channels.append(path)
-        elif source.samples(sample_rate_hz) <= minimum_samples:
+        elif source.played(speed).samples(sample_rate_hz) <= minimum_samples:
             too_short.append(path)
         else:
             sources.append(source)
