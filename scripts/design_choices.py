@@ -67,6 +67,7 @@ SPECTRAL: dict[str, Changes] = {
     "published-start-of-codebooks": {"model.quantizer.kmeans_start_step": 0, "model.quantizer.restart_below": 0.0},
     "without-prediction": {"model.quantizer.predicted": 0},
     "without-quantizer-dropout": {"model.quantizer.dropout": 0.0},
+    "without-speed-perturbation": {"data.augmentation.speeds": (1.0,)},
 }
 
 
