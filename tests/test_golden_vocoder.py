@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,6 @@ from adjax.nn.conv import STREAM, zero_buffers
 from adjax.torch_port import VocoderModel, import_generator, to_torch, vocoder_rows
 
 GOLDEN = Path(__file__).parent / "golden"
-# Rounding decides signs in v1, so it is compiled as users compile it, not in the quick way of the other tests.
-OPTIMIZED = {
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_use_fusion_emitters": True,
-}
 CASES = ("vocoder_v0", "vocoder_v1", "vocoder_v2")
 
 
@@ -41,30 +35,34 @@ def decoder(variables: Any) -> dict[str, Any]:
 def test_offline_and_gradients(case: str) -> None:
     """Audio within 5e-5, and the gradient of every parameter.
 
-    In v1 float32 rounding decided the sign of an activation, which is frozen into its gradients: these are compared by
-    their norm.
+    In v1 float32 rounding, which differs from machine to machine, decides the signs of some activations. They are
+    frozen into its gradients, so that these are computed in float64 and compared by their norm.
     """
     model, variables, expected = load(case)
-    zq, weight = (np.moveaxis(expected[name], 1, -1) for name in ("zq", "grad_w"))
+    rounded = case == "vocoder_v1"
+    with jax.enable_x64(rounded):
+        kind = np.float64 if rounded else np.float32
+        zq, weight = (np.moveaxis(expected[name], 1, -1).astype(kind) for name in ("zq", "grad_w"))
 
-    @partial(jax.jit, compiler_options=OPTIMIZED if case == "vocoder_v1" else None)
-    def run(tree: Any) -> Any:
-        def loss(params: Any) -> Any:
-            audio = Vocoder(model.decoder).apply({**tree, "params": params}, zq)
-            return jnp.mean(audio * weight), audio
+        @jax.jit
+        def run(tree: Any) -> Any:
+            def loss(params: Any) -> Any:
+                audio = Vocoder(model.decoder).apply({**tree, "params": params}, zq)
+                return jnp.mean(audio * weight), audio
 
-        return jax.value_and_grad(loss, has_aux=True)(tree["params"])
+            return jax.value_and_grad(loss, has_aux=True)(tree["params"])
 
-    (value, audio), gradient = run(decoder(variables))
+        (value, audio), gradient = run(jax.tree.map(lambda leaf: np.asarray(leaf, kind), decoder(variables)))
+    assert audio.dtype == kind
     np.testing.assert_allclose(audio, np.moveaxis(expected["y"], 1, -1), rtol=0, atol=5e-5)
     np.testing.assert_allclose(value, expected["grad_loss"], rtol=1e-4, atol=1e-8)
-    tree = {**variables, "params": {"decoder": jax.tree.map(np.asarray, gradient)}}
+    tree = {**variables, "params": {"decoder": jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), gradient)}}
     named = to_torch(vocoder_rows(model.decoder, model.dim), tree)
     wanted = {k.removeprefix("grad/"): v for k, v in expected.items() if k.startswith("grad/")}
     assert len(wanted) > 50
-    if case == "vocoder_v1":
+    if rounded:
         difference = sum(float(np.sum((named[k] - v) ** 2)) for k, v in wanted.items())
-        assert (difference / sum(float(np.sum(v**2)) for v in wanted.values())) ** 0.5 < 1e-3
+        assert (difference / sum(float(np.sum(v**2)) for v in wanted.values())) ** 0.5 < 5e-4
         return
     for name, array in wanted.items():
         np.testing.assert_allclose(named[name], array, rtol=0, atol=1e-4 * np.abs(array).max(), err_msg=name)
