@@ -129,9 +129,7 @@ class Augmentation:
     high_pass_hz: tuple[float, float] | None = None  # likewise, below it
     noise: tuple[str, ...] = ()  # background: folders, audio files, lists or prepared sets
     noise_snr_db: tuple[float, float] = (15.0, 40.0)  # uniform
-    speeds: tuple[float, ...] = (
-        1.0,
-    )  # each crop, changed or not, is played at one of them: other pitches, other voices
+    speeds: tuple[float, ...] = (1.0,)  # one for each crop, whatever `share`: other pitches, other voices
 
     def __post_init__(self) -> None:
         where = "data.augmentation"

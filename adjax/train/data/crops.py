@@ -65,7 +65,7 @@ def crops(
     before = drawn_samples(data, sample_rate_hz) - data.crop_samples
 
     def drawn(position: int, rng: np.random.Generator, source: Source) -> list[np.ndarray]:
-        if augmentation.speeds != (1.0,):
+        if augmentation.speeds != (1.0,):  # or nothing is drawn for it, so that other runs keep their crops
             source = source.played(augmentation.speeds[int(rng.integers(len(augmentation.speeds)))])
         signals = _draw_crop(rng, source, data, before, sample_rate_hz, channels)
         if noise and source.noisy is None:
