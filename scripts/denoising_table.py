@@ -45,6 +45,12 @@ def through(codec: Codec, sound: np.ndarray) -> np.ndarray:
     return np.asarray(codec.decode(codes))[0, codec.delay :, 0][: len(sound)]
 
 
+def cells(rows: list[dict[str, float]]) -> str:
+    """Means over files of each metric, as cells of a table's row."""
+    means = [np.mean([row[c] for row in rows if c in row]) for c in COLUMNS]
+    return " | ".join(f"{mean:.{digits}f}" for mean, digits in zip(means, COLUMNS.values(), strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("models", nargs="+")
@@ -68,9 +74,7 @@ def main() -> None:
         made |= {name: [through(codec, sound) for sound in heard] for name, codec in codecs.items()}
         for name, sounds in made.items():
             rows = [quality(clean, sound, rate_hz) for clean, sound in zip(speech, sounds, strict=True)]
-            means = [np.mean([row[c] for row in rows if c in row]) for c in COLUMNS]
-            cells = " | ".join(f"{mean:.{digits}f}" for mean, digits in zip(means, COLUMNS.values(), strict=True))
-            print(f"| {f'{snr_db:g} dB' if np.isfinite(snr_db) else 'clean'} | {name} | {cells} |", flush=True)
+            print(f"| {f'{snr_db:g} dB' if np.isfinite(snr_db) else 'clean'} | {name} | {cells(rows)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,33 @@ def test_band_limits_cut_where_they_should() -> None:
     np.testing.assert_allclose(response[[250, 500, 1000, 2000]], [-3, -0.04, -3, -24.1], atol=0.5)
 
 
+def test_many_poles_are_the_band_of_a_lower_sample_rate() -> None:
+    """With 40 poles the octave below the cut-off is passed, and a third of an octave above it nothing is left."""
+    limits = Augmentation(low_pass_hz=(1000.0, 1000.0), poles=40)
+    response = response_of(random_filter(np.random.default_rng(0), limits, RATE), RATE // 2 + 1)
+    np.testing.assert_allclose(response[:900], 0, atol=0.5)
+    assert response[1260:].max() < -60
+    steepest = random_response(
+        np.random.default_rng(0), Augmentation(low_pass_hz=(1.0, 1.0), poles=100), np.array([0.0, 96e3])
+    )
+    np.testing.assert_allclose(steepest, [0, -80], atol=1e-6)
+
+
+def test_every_crop_lies_over_the_noise_floor(folder: Path) -> None:
+    """White noise of the level asked for, the same in what is heard and what is to be given, whatever the share."""
+    floor = Augmentation(share=0.0, noise_floor_db=-40.0)
+    plain, over = dataset(folder, Augmentation()), dataset(folder, floor)
+    added = np.concatenate([over[k] - plain[k] for k in range(20)])
+    np.testing.assert_allclose(20 * np.log10(added.std(axis=1)), -40, atol=2)
+    np.testing.assert_allclose(20 * np.log10(added.std()), -40, atol=0.2)
+    power = np.square(np.abs(np.fft.rfft(added[..., 0]))).mean(axis=0)[1:-1]
+    assert 0.5 < power.min() / power.mean() < power.max() / power.mean() < 2
+    heard, target = dataset(folder, floor, paired=True)[0]
+    np.testing.assert_array_equal(heard, target)
+    np.testing.assert_array_equal(over[3], dataset(folder, floor)[3])
+    assert not np.array_equal(added[0], added[1])
+
+
 def test_filters_are_convolutions() -> None:
     """Only outputs are kept that the given samples decide, so what precedes them does not matter."""
     rng = np.random.default_rng(0)
@@ -228,6 +255,8 @@ def test_published_configurations_are_not_augmented() -> None:
         ({"equalizer_points": 1}, "equalizer_points must be between 2 and 10"),
         ({"low_pass_hz": (3000.0, 200.0)}, "low_pass_hz must be positive and ascending"),
         ({"high_pass_hz": (0.0, 200.0)}, "high_pass_hz must be positive"),
+        ({"poles": 0}, "poles must be between 1 and 100"),
+        ({"noise_floor_db": 3.0}, "noise_floor_db must be null or between -200 and 0"),
         ({"noise_snr_db": (20.0, 10.0)}, "noise_snr_db must be ascending"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from adjax import zoo
 from adjax.cli.training import read_config
-from adjax.config import ConvEncoder, ModelConfig, TrainConfig
+from adjax.config import ConvEncoder, ModelConfig, SpectralEncoder, TrainConfig
 from adjax.strict_json import ConfigError, from_dict, override, to_dict, to_json
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -71,5 +71,7 @@ def test_parts_must_fit_each_other() -> None:
         ModelConfig("x", encoder=ConvEncoder(strides=(2, 4, 5, 8)))
     with pytest.raises(ConfigError, match="must agree"):
         ModelConfig("x", encoder=ConvEncoder(in_channels=2))
+    with pytest.raises(ConfigError, match="noise_floor_db must be null or between -200 and 0"):
+        SpectralEncoder(noise_floor_db=6.0)
     with pytest.raises(ConfigError, match="aligned"):
         ConvEncoder(aligned=True, causal=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adjax.config import Quantizer
+from adjax.config import ModelConfig, Quantizer
 from adjax.models import codec
 from tests.conftest import TINY_SPECTRAL
 
@@ -19,6 +20,24 @@ MODEL = replace(
     quantizer=Quantizer(codebooks=1, codebook_size=2, dim=HOP + TINY_SPECTRAL.encoder.gain_bands),
     decoder=replace(TINY_SPECTRAL.decoder, channels=64, dilations=(1,), random_signs_above_hz=1e9),
 )
+
+
+def test_what_lies_far_below_the_noise_floor_is_coded_as_silence() -> None:
+    """Noise 40 dB under the floor has the latents of silence, without a floor it has not; loud noise has the same."""
+    floored = replace(MODEL, encoder=replace(MODEL.encoder, noise_floor_db=-10.0))
+    noise = np.random.default_rng(0).standard_normal(20 * HOP)
+    audio = jnp.asarray((np.array([0, 10**-2.5, 10])[:, None] * noise)[..., None].astype(np.float32))
+
+    @partial(jax.jit, static_argnums=0)
+    def latents(model: ModelConfig, x: jax.Array) -> jax.Array:
+        variables = codec.init(model, jax.random.key(0))
+        return codec.Codec(model).apply(variables, x, method=lambda c, x: c.latents(x))  # type: ignore[return-value]
+
+    silence, faint, loud = latents(MODEL, audio)
+    assert np.abs(faint - silence).max() > 0.5
+    floored_silence, floored_faint, floored_loud = latents(floored, audio)
+    np.testing.assert_allclose(floored_faint, floored_silence, atol=0.1)
+    np.testing.assert_allclose(floored_loud, loud, atol=0.01)
 
 
 def test_networks_start_as_a_transform_coder() -> None:

@@ -74,6 +74,7 @@ class SpectralEncoder:
     dilations: tuple[int, ...] = (1, 3, 1, 3)
     in_channels: int = 1
     gain_bands: int = 20  # points in frequency, evenly spaced in mel, at which the level is taken out of the bins
+    noise_floor_db: float | None = None  # dBFS of the white noise that levels are taken over: what silence looks like
 
     @property
     def causal(self) -> bool:
@@ -87,6 +88,8 @@ class SpectralEncoder:
         require(self.hop_samples > 0 and self.hop_samples % 2 == 0, "encoder.hop_samples must be positive and even")
         require(min(self.channels, *self.dilations) > 0, "encoder sizes must be positive")
         require(self.gain_bands >= 2, "encoder.gain_bands must be at least 2")
+        floor = self.noise_floor_db
+        require(floor is None or -200 <= floor <= 0, "encoder.noise_floor_db must be null or between -200 and 0")
         require(self.in_channels == 1, "encoder.in_channels must be 1: channels are coded as streams of their own")
 
 

@@ -125,11 +125,13 @@ class Augmentation:
     share: float = 1.0  # of the crops that are changed
     equalizer_db: float = 0.0  # bound, up and down, of a random smooth frequency response; 0: flat
     equalizer_points: int = 8  # where it is drawn, evenly spaced in mel from 0 to half the sample rate
-    low_pass_hz: tuple[float, float] | None = None  # cut-off, uniform in log frequency; 24 dB an octave above it
-    high_pass_hz: tuple[float, float] | None = None  # likewise, below it
+    low_pass_hz: tuple[float, float] | None = None  # cut-off, uniform in log frequency
+    high_pass_hz: tuple[float, float] | None = None  # likewise
+    poles: int = 4  # of these Butterworth filters, 6 dB an octave each; many: the band of a lower sample rate
     noise: tuple[str, ...] = ()  # background: folders, audio files, lists or prepared sets
     noise_snr_db: tuple[float, float] = (15.0, 40.0)  # uniform
     speeds: tuple[float, ...] = (1.0,)  # one for each crop, whatever `share`: other pitches, other voices
+    noise_floor_db: float | None = None  # dBFS of white noise under each crop, whatever `share`: no digital silence
 
     def __post_init__(self) -> None:
         where = "data.augmentation"
@@ -138,7 +140,10 @@ class Augmentation:
         require(2 <= self.equalizer_points <= 10, f"{where}.equalizer_points must be between 2 and 10")
         for name, limits in (("low_pass_hz", self.low_pass_hz), ("high_pass_hz", self.high_pass_hz)):
             require(limits is None or 0 < limits[0] <= limits[1], f"{where}.{name} must be positive and ascending")
+        require(1 <= self.poles <= 100, f"{where}.poles must be between 1 and 100")
         require(self.noise_snr_db[0] <= self.noise_snr_db[1], f"{where}.noise_snr_db must be ascending")
+        floor = self.noise_floor_db
+        require(floor is None or -200 <= floor <= 0, f"{where}.noise_floor_db must be null or between -200 and 0")
         speeds = all(0.5 <= speed <= 2 for speed in self.speeds)
         require(bool(self.speeds) and speeds, f"{where}.speeds must be one or more, each between 0.5 and 2")
 

@@ -100,7 +100,10 @@ class SpectralEncoder(nn.Module):
         bins = FixedConv(name="analysis")(x.reshape(x.shape[0], -1, hop), dsp.analysis_kernel(hop))
         bins /= jnp.concatenate([sigma, sigma])
         across = _across_bands(bands, hop, self.sample_rate_hz)
-        levels = _levels(jnp.square(bins[..., :hop]) + jnp.square(bins[..., hop:]), across)
+        power = jnp.square(bins[..., :hop]) + jnp.square(bins[..., hop:])
+        if c.noise_floor_db is not None:
+            power += 2 * 10 ** (c.noise_floor_db / 10) / jnp.square(sigma)
+        levels = _levels(power, across)
         gains = jnp.exp(-levels @ across)
         x = jnp.concatenate([jnp.arcsinh(bins * jnp.concatenate([gains, gains], axis=-1)), levels], axis=-1)
         lowest = self.dim - bands

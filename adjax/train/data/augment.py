@@ -13,7 +13,6 @@ from adjax.train.data.sources import Source
 
 LOWEST_HZ = 50.0  # a filter is at least a period of it long, which is what bounds its resolution
 FLOOR_DB = -80.0  # of band limits: the logarithm needs one
-POLES = 4  # of a Butterworth band limit: 24 dB an octave
 
 
 def filter_taps(sample_rate_hz: int) -> int:
@@ -41,8 +40,8 @@ def random_response(rng: np.random.Generator, augmentation: Augmentation, freque
     for limits, sign in ((augmentation.low_pass_hz, 1), (augmentation.high_pass_hz, -1)):
         if limits is not None:
             cutoff = math.exp(rng.uniform(*np.log(limits)))
-            ratio = (np.maximum(frequencies_hz, 1e-3) / cutoff) ** sign
-            response = response - np.minimum(10 * np.log10(1 + ratio ** (2 * POLES)), -FLOOR_DB)
+            ratio = sign * 2 * augmentation.poles * np.log(np.maximum(frequencies_hz, 1e-3) / cutoff)
+            response = response - np.minimum(10 / math.log(10) * np.logaddexp(0, ratio), -FLOOR_DB)
     return response
 
 
@@ -101,3 +100,9 @@ def augmented(
         impulse = random_filter(rng, augmentation, sample_rate_hz)
         signals = [filtered(signal, impulse) for signal in signals]
     return signals
+
+
+def over_floor(rng: np.random.Generator, signals: Sequence[np.ndarray], floor_db: float) -> list[np.ndarray]:
+    """Signals of a crop, float32 of one shape, over the same white Gaussian noise, in dB relative to full scale."""
+    noise = rng.standard_normal(signals[0].shape, np.float32) * np.float32(10 ** (floor_db / 20))
+    return [signal + noise for signal in signals]

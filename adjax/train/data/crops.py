@@ -12,7 +12,7 @@ import numpy as np
 
 from adjax.config import Data
 from adjax.errors import AdjaxError
-from adjax.train.data.augment import augmented, lead_samples
+from adjax.train.data.augment import augmented, lead_samples, over_floor
 from adjax.train.data.mixing import random_noise
 from adjax.train.data.reading import UNREADABLE, finite_span
 from adjax.train.data.sources import Source, files
@@ -71,11 +71,13 @@ def crops(
         if noise and source.noisy is None:
             added = random_noise(rng, signals[0], noise, data.snr_db, sample_rate_hz, channels)
             signals = [signals[0] + added, signals[0]]
-        if not augmentation.filters and not background:
-            return signals
-        # A generator of its own: with and without augmentation the same crops are drawn.
-        rng = np.random.default_rng((seed, position, 1))
-        return augmented(rng, signals, augmentation, background, sample_rate_hz, channels)
+        # Generators of their own: with and without augmentation the same crops are drawn.
+        if augmentation.filters or background:
+            changes = np.random.default_rng((seed, position, 1))
+            signals = augmented(changes, signals, augmentation, background, sample_rate_hz, channels)
+        if augmentation.noise_floor_db is not None:
+            signals = over_floor(np.random.default_rng((seed, position, 2)), signals, augmentation.noise_floor_db)
+        return signals
 
     def crop(row: tuple[int, int]) -> list[np.ndarray]:
         position, index = row
