@@ -1,6 +1,7 @@
 """Times reading of training batches from folders and prepared sets: crops a second, for each number of threads.
 
 python scripts/time_data.py PATH ... [--rate HZ] [--batches N] [--crop N] [--threads N ...] [--equalizer-db G]
+[--in-memory]
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=9600)
     parser.add_argument("--threads", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--equalizer-db", type=float, default=0.0)
+    parser.add_argument("--in-memory", action="store_true", help="and each once more from memory")
     arguments = parser.parse_args()
     settings = Data(
         batch_size=BATCH_SIZE,
@@ -32,10 +34,17 @@ def main() -> None:
     print("| --- | --- | --- | --- |")
     for path in arguments.paths:
         sources, _ = data.scan([path], arguments.rate, 1, settings.crop_samples)
-        dataset = data.crops(sources, settings, sample_rate_hz=arguments.rate, channels=1, seed=0)
+        places = {path: sources}
+        if arguments.in_memory:
+            places[f"{path}, in memory"] = data.hold(sources)
+        datasets = {
+            name: data.crops(held, settings, sample_rate_hz=arguments.rate, channels=1, seed=0)
+            for name, held in places.items()
+        }
         for threads in arguments.threads:
-            crops_a_second = rate(dataset, arguments.batches, threads) * BATCH_SIZE
-            print(f"| {path} | {threads} | {crops_a_second:.0f} | {crops_a_second * arguments.crop * 4e-6:.0f} |")
+            for name, dataset in datasets.items():
+                crops_a_second = rate(dataset, arguments.batches, threads) * BATCH_SIZE
+                print(f"| {name} | {threads} | {crops_a_second:.0f} | {crops_a_second * arguments.crop * 4e-6:.0f} |")
 
 
 def rate(dataset: object, count: int, threads: int) -> float:

@@ -91,12 +91,13 @@ def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "from adjax.config import Data, TrainConfig\nfrom tests.conftest import TINY_CONV\n"
         "config = TrainConfig(TINY_CONV, Data(batch_size=8, crop_samples=400), parallel='jit')\n"
     )
-    options = ["benchmark", "training", "--config", str(config), "--batch", "2", "--crop", "1200", "--steps", "3"]
+    options = ["benchmark", "training", "--config", str(config), "--batch", "2", "4", "--crop", "1200", "--steps", "3"]
     assert main([*options, "--phase", "adversarial"]) == 1
     assert "no adversarial phase" in capsys.readouterr().err
     assert main([*options, "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    row, other = json.loads(capsys.readouterr().out)["rows"]
     assert (row["model"], row["phase"], row["batch"], row["crop_samples"]) == ("tiny-conv", "metric", 2, 1200)
+    assert (other["batch"], other["precision"], row["precision"]) == (4, "float32", "float32")
     assert 0 < row["p10_s"] <= row["p50_s"] <= row["p90_s"]
     assert row["steps_per_second"] * row["p50_s"] == pytest.approx(1)
     assert row["audio_per_second"] * row["p50_s"] == pytest.approx(2 * 1200 / 8000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import soundfile
 import soxr
 
-from adjax.config import Data
+from adjax.config import Augmentation, Data, TrainConfig
 from adjax.errors import AdjaxError
 from adjax.train import data
+from adjax.train.corpus import open_corpus
+from tests.conftest import TINY_CONV
 
 RATE = 8000
 CROP = 100
@@ -273,12 +277,58 @@ def test_a_set_that_is_gone_stops_the_run(folder: Path) -> None:
         ds[0]
 
 
+def test_crops_from_memory_are_those_from_files(tmp_path: Path) -> None:
+    """Rates, sample formats and channels: held or read, a span is the same to the bit, and files may then go."""
+    write_ramp(tmp_path / "set" / "a.wav", 1)
+    write_ramp(tmp_path / "set" / "b.flac", 2, 900, 2 * RATE, channels=2)
+    loud = 2 * np.random.default_rng(0).standard_normal(300)
+    for name, subtype in (("c.wav", "FLOAT"), ("d.wav", "PCM_24"), ("e.ogg", "VORBIS")):
+        soundfile.write(tmp_path / "set" / name, loud / 8, RATE, subtype=subtype)
+    sources, _ = data.scan([tmp_path / "set"], RATE, 1, CROP)
+    held = data.hold(sources)
+    assert [s.held.dtype.name for s in held if s.held is not None] == ["int16"] * 2 + ["float32"] * 3
+    assert [s.held_bytes for s in held[:3]] == [2 * 400, 2 * 2 * 900, 4 * 300]
+    wanted = Data(batch_size=5, crop_samples=CROP, context_samples=50)
+    read, kept = (data.crops(s, wanted, sample_rate_hz=RATE, channels=1, seed=3) for s in (sources, held))
+    from_files = [read[k] for k in range(20)]
+    shutil.rmtree(tmp_path / "set")
+    for k, batch in enumerate(from_files):
+        np.testing.assert_array_equal(kept[k], batch)
+
+
+def test_a_run_in_memory_sees_the_same_batches(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Speech, its noise and its background are all held, and the run says how much that takes."""
+    places = (str(folder),)
+    wanted = Data(places, places, 4, CROP, noise=places, augmentation=Augmentation(noise=places, speeds=(0.9, 1.1)))
+    read = open_corpus(TrainConfig(TINY_CONV, wanted)).share
+    with caplog.at_level(logging.INFO):
+        kept = open_corpus(TrainConfig(TINY_CONV, replace(wanted, in_memory=True))).share
+    assert caplog.text.count("0 MB of audio held in memory") == 3
+    for k in range(5):
+        for one, other in zip(read[k], kept[k], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_what_cannot_be_held_is_told_when_it_is_drawn(folder: Path) -> None:
+    """As from files: the reading threads name it and take another crop."""
+    sources, _ = data.scan([folder], RATE, 1, CROP)
+    (folder / "3.flac").write_bytes(b"junk")
+    held = data.hold(sources)
+    assert [s.held is None for s in held] == [s.path.name == "3.flac" for s in held]
+    bad: list[Path] = []
+    wanted = Data(batch_size=7, crop_samples=CROP)
+    ds = data.crops(held, wanted, sample_rate_hz=RATE, channels=1, seed=3, on_unreadable=bad.append)
+    assert (decoded(ds[0])[:, 0, 0] // 1000 != 3).all()
+    assert bad == [folder / "3.flac"]
+
+
 # ---------------------------------------------------------------------------------------------------------- noise
 
 
-def noisy_dataset(clean: list, noisy: list, seed: int = 3, shard: tuple[int, int] = (0, 1), **settings):
-    wanted = Data(batch_size=4, crop_samples=CROP, **settings)
+def noisy_dataset(clean: list, noisy: list, hold: bool = False, shard: tuple[int, int] = (0, 1), **settings):
+    wanted, seed = Data(batch_size=4, crop_samples=CROP, **settings), 3
     sources = data.pair(data.scan(clean, RATE, 1, CROP)[0], clean, noisy)
+    sources = data.hold(sources) if hold else sources
     return data.crops(sources, wanted, sample_rate_hz=RATE, channels=1, seed=seed, shard=shard)
 
 
@@ -295,6 +345,7 @@ def test_pairs_are_the_same_span_of_two_files(tmp_path: Path) -> None:
             assert heard.shape == target.shape == (4, 150, 1)
             assert (decoded(heard) - decoded(target) == 10_000)[decoded(target) != 0].all()
             np.testing.assert_array_equal(data.heard(ds[k]), heard)
+        np.testing.assert_array_equal(noisy_dataset(clean, [tmp_path / "noisy"], True, context_samples=50)[3], ds[3])
         parts = [noisy_dataset(clean, [tmp_path / "noisy"], shard=(h, 2), context_samples=50)[3] for h in range(2)]
         np.testing.assert_array_equal(np.concatenate([p[0] for p in parts]), ds[3][0])
 

@@ -36,10 +36,10 @@ from adjax.torch_port.layout import parameter_rows, torch_shapes
 from adjax.torch_port.yaml_values import Values, load_yaml
 from adjax.train.state import TrainState, from_variables, make_optimizers, variables
 from adjax.train.steps import make_step, phase
+from tests.conftest import FAST_TO_COMPILE
 
 GOLDEN = Path(__file__).parent / "golden"
 LATE = Optimizer(2e-4, schedule="steps", milestones=(200_000, 400_000, 600_000, 800_000))
-FAST_TO_COMPILE = {"xla_cpu_use_fusion_emitters": False}  # the older emitters take a quarter of the time
 MOMENTS = {"exp_avg": "mu", "exp_avg_sq": "nu"}
 
 

@@ -34,7 +34,7 @@ from tests.test_adversarial import tiny
 from tests.test_train_loop import filled, records
 
 ROOT = Path(__file__).parent.parent
-FOUR = "--xla_force_host_platform_device_count=4 --xla_cpu_use_fusion_emitters=false"
+FOUR = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ class Training:
     phase: PhaseName
     batch: int  # crops over all devices
     crop_samples: int
+    precision: str
     steps: int  # timed
     steps_per_second: float  # of the median step
     p10_s: float  # seconds that a step takes
@@ -52,6 +53,7 @@ class Training:
         return [
             f"{self.model} {self.phase}",
             f"{self.batch} x {self.crop_samples}",
+            self.precision,
             *(f"{n:.3g}" for n in numbers),
             f"{self.compile_s:.1f}",
             *(f"{n:.2f}" for n in sizes),
@@ -136,6 +138,7 @@ def training(config: TrainConfig, name: PhaseName, steps: int, rate: float) -> T
         phase=name,
         batch=data.batch_size,
         crop_samples=data.crop_samples,
+        precision=config.precision,
         steps=steps,
         steps_per_second=1 / p50,
         p10_s=p10,

@@ -162,7 +162,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--config", metavar="C", default="symad48", help="training: a Python file as for `train`, or a model's name"
     )
     c.add_argument("--phase", choices=("metric", "adversarial"), help="training: this phase only")
-    c.add_argument("--batch", metavar="N", type=_positive, help="training: crops (default: the configuration's)")
+    c.add_argument(
+        "--batch", metavar="N", nargs="+", type=_positive, help="training: crops, each in turn (the configuration's)"
+    )
+    c.add_argument(
+        "--precision", metavar="P", nargs="+", choices=("float32", "bfloat16"), help="training: each in turn (likewise)"
+    )
     c.add_argument("--crop", metavar="N", type=_positive, help="training: samples of a crop (likewise)")
     c.add_argument("--steps", metavar="N", type=_positive, default=10, help="training: timed ones (default: 10)")
     c.add_argument("--json", action="store_true", help="print JSON instead of tables")

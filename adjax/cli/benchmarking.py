@@ -31,16 +31,16 @@ def run(arguments: Namespace) -> None:
     if arguments.plot and arguments.what != "latency":
         raise AdjaxError(f"--plot draws latency against the buffer; there is none in `benchmark {arguments.what}`")
     if arguments.what == "training":
-        config, phases = _training(arguments)
+        configs, phases = _training(arguments)
         if arguments.from_shell:
             restart_with_allocator()
     enable_compilation_cache()
     facts, rate = benchmark.facts(), benchmark.matrix_rate()
     facts["matrix_gflops"] = round(rate / 1e9, 1)
     if arguments.what == "training":
-        made = [benchmark.training(config, phase, arguments.steps, rate) for phase in phases]
-        heads = ["model, phase", "batch", "s a step", "p10, s", "p90, s", "steps/s", "audio s/s", "floor, s"]
-        heads += ["compile, s", "temporary, GB", "state, GB", "peak, GB"]
+        made = [benchmark.training(c, phase, arguments.steps, rate) for phase in phases for c in configs]
+        heads = ["model, phase", "batch", "precision", "s a step", "p10, s", "p90, s", "steps/s", "audio s/s"]
+        heads += ["floor, s", "compile, s", "temporary, GB", "state, GB", "peak, GB"]
     elif arguments.what == "latency":
         made = [
             row
@@ -77,8 +77,8 @@ def run(arguments: Namespace) -> None:
         print(f"| {' | '.join(row.row())} |")
 
 
-def _training(arguments: Namespace) -> tuple[TrainConfig, list[benchmark.PhaseName]]:
-    """The configuration to measure, and its phases: all it has, or the one that was asked for.
+def _training(arguments: Namespace) -> tuple[list[TrainConfig], list[benchmark.PhaseName]]:
+    """What to measure, a configuration for each batch and precision, and its phases: all, or the one asked for.
 
     A model's name stands for mel and commitment loss, and for HiFi-GAN's discriminators against its decoder.
     """
@@ -89,12 +89,16 @@ def _training(arguments: Namespace) -> tuple[TrainConfig, list[benchmark.PhaseNa
         config = TrainConfig(model, trained=trained, adversarial=Adversarial(trained=("decoder",)))
     else:
         config = read_config(Path(name))
-    sizes = {"batch_size": arguments.batch, "crop_samples": arguments.crop}
-    config = replace(config, data=replace(config.data, **{k: n for k, n in sizes.items() if n is not None}))
+    data = replace(config.data, crop_samples=arguments.crop or config.data.crop_samples)
+    configs = [
+        replace(config, data=replace(data, batch_size=batch), precision=precision)
+        for batch in arguments.batch or [data.batch_size]
+        for precision in arguments.precision or [config.precision]
+    ]
     phases: list[benchmark.PhaseName] = ["metric", "adversarial"] if config.adversarial else ["metric"]
     if config.adversarial and config.adversarial.start_step == 0:
         phases.remove("metric")
-    return config, phases if arguments.phase is None else [arguments.phase]
+    return configs, phases if arguments.phase is None else [arguments.phase]
 
 
 def _parts(arguments: Namespace) -> Iterator[tuple[str, Codec, str]]:

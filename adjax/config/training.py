@@ -168,6 +168,7 @@ class Data:
     noise: tuple[str, ...] = ()  # or noise that is mixed into what the model hears
     snr_db: tuple[float, float] = (0.0, 20.0)  # of that mixture, uniform
     augmentation: Augmentation = Augmentation()  # off
+    in_memory: bool = False  # training audio and noise are read once, at the start; crops are the same
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0 and self.crop_samples > 0, "data.batch_size and data.crop_samples must be positive")

@@ -30,6 +30,7 @@ _TRAINING = (
     ("phase", str, "phase", ""),
     ("batch", int, "batch", ""),
     ("crop_samples", int, "crop, samples", ""),
+    ("precision", str, "precision", ""),
     ("p50_s", float, "s a step", ".3g"),
     ("steps_per_second", float, "steps/s", ".3g"),
     ("audio_per_second", float, "audio s/s", ".3g"),

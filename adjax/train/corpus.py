@@ -40,12 +40,20 @@ def open_corpus(config: TrainConfig) -> Corpus:
         _log.info("%s: %s", what, report)
         return sources
 
+    def held(sources: list[data.Source]) -> list[data.Source]:
+        if not (wanted.in_memory and sources):
+            return sources
+        sources = data.hold(sources)
+        _log.info("%.0f MB of audio held in memory", sum(s.held_bytes for s in sources) / 1e6)
+        return sources
+
     sources = found("training data", wanted.train, wanted.crop_samples, max(wanted.augmentation.speeds))
     if wanted.noisy:
         sources = data.pair(sources, wanted.train, wanted.noisy)
     drawn = data.drawn_samples(wanted, rate)
-    noise = found("noise", wanted.noise, drawn)
-    background = found("background noise", wanted.augmentation.noise, drawn)
+    sources = held(sources)
+    noise = held(found("noise", wanted.noise, drawn))
+    background = held(found("background noise", wanted.augmentation.noise, drawn))
     open_crops = partial(data.crops, data=wanted, sample_rate_hz=rate, channels=channels, noise=noise)
     open_train = partial(open_crops, sources, seed=config.seed, background=background)
     whole, share = open_train(), open_train(shard=(jax.process_index(), jax.process_count()))

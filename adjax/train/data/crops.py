@@ -138,9 +138,10 @@ def _draw_crop(
     channel = int(rng.integers(source.channels)) if channels == 1 else None
     gain = np.float32(10.0 ** (rng.uniform(*data.gain_db) / 20))
     held = min(start, before)
-    padding = ((before - held, 0), (0, 0))
     signals = []
     for version in (source,) if source.noisy is None else (source.noisy, source):
         audio = finite_span(version, start - held, held + data.crop_samples, sample_rate_hz, channel)
-        signals.append(np.pad(audio, padding) * gain)
+        if held < before:
+            audio = np.concatenate([np.zeros((before - held, audio.shape[1]), np.float32), audio])
+        signals.append(audio * gain)
     return signals

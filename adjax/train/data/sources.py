@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from adjax.errors import AdjaxError
@@ -30,11 +31,17 @@ class Source:
     records: Records | None = field(default=None, compare=False, repr=False)
     first_record: int = 0
     speed: float = 1.0
+    held: np.ndarray | None = field(default=None, compare=False, repr=False)  # its samples: see `reading.hold`
 
     @property
     def played_rate_hz(self) -> int:
         """The sample rate at which it is played: its own, times its speed."""
         return round(self.sample_rate_hz * self.speed)
+
+    @property
+    def held_bytes(self) -> int:
+        """What its samples in memory take, and those of its noisy version."""
+        return (0 if self.held is None else self.held.nbytes) + (self.noisy.held_bytes if self.noisy else 0)
 
     def samples(self, sample_rate_hz: int) -> int:
         """Length in whole samples after resampling to `sample_rate_hz`."""
