@@ -98,6 +98,17 @@ def test_without_restart_a_dead_code_stays_dead(embed: np.ndarray) -> None:
     np.testing.assert_allclose(after.embed[:, 0], 1.0, rtol=0.3)
 
 
+def test_codebooks_without_statistics_stay_where_they_are(embed: np.ndarray) -> None:
+    """An update moves a settled code by its share of what chose it; a code of no history goes where nothing is."""
+    count, total = jnp.ones((2, 8)), jnp.asarray(embed) + 0.5
+    settled, fresh = (
+        quantize.update(books, count, total, CONFIG)
+        for books in (quantize.Codebooks.settled(jnp.asarray(embed), 1.0), quantize.Codebooks.fresh(jnp.asarray(embed)))
+    )
+    np.testing.assert_allclose(settled.embed, embed + (1 - CONFIG.decay) * 0.5, rtol=0, atol=1e-4)
+    assert np.abs(fresh.embed).max() > 5 * np.abs(embed).max()
+
+
 def test_kmeans_start_covers_latents_that_a_normal_start_misses() -> None:
     """Latents far from N(0, 1): random codebooks use a code or two of them, k-means all, at a far smaller error."""
     rng = np.random.default_rng(2)

@@ -321,6 +321,17 @@ def test_weights_of_another_run_are_a_start(run: Path, config: TrainConfig, tmp_
         assert np.array_equal(array, before[name]) != name.startswith("codebook"), name
 
 
+def test_compact_weights_are_a_start(run: Path, config: TrainConfig, tmp_path: Path) -> None:
+    """Models for inference come without the codebooks' statistics, from which an update would throw them far away."""
+    loop.export(run, tmp_path / "compact", compact="float16")
+    again = replace(config, init_from=str(tmp_path / "compact"), optimizer=Optimizer(0.0), steps=1)
+    quantizer = replace(again.model.quantizer, kmeans_start_step=0, restart_below=0.0, dropout=0.0)
+    loop.train(replace(again, model=replace(again.model, quantizer=quantizer)), tmp_path / "again")
+    before, after = (flatten(load_model(tmp_path / n)[1]) for n in ("compact", "again/model"))
+    name = next(name for name in before if name.endswith("embed"))
+    assert 0 < np.abs(after[name] - before[name]).max() < 0.1 * np.abs(before[name]).max()
+
+
 def test_initial_weights() -> None:
     """Uniform within 1/sqrt(fan_in), fan_in counted by PyTorch's rule: *output* channels times kernel if transposed."""
     import jax

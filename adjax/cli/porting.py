@@ -50,7 +50,7 @@ def export_torch(arguments: Namespace) -> None:
     config, variables = weights.load_model(weights.find_model(arguments.model))
     books = variables["codebook"]["quantizer"]
     if "embed_avg" not in books:  # left out of models that are not to be trained further; strict loading wants them
-        books.update({k: np.asarray(v) for k, v in Codebooks.fresh(books["embed"])._asdict().items()})
+        books.update({k: np.asarray(v) for k, v in Codebooks.settled(books["embed"])._asdict().items()})
     paths = export_model(config, variables, Path(arguments.output), arguments.steps or 1)
     is_vocoder = isinstance(config.decoder, Vocoder)
     for path in paths:

@@ -45,6 +45,14 @@ class Codebooks(NamedTuple):
         """Statistics of codebooks that have seen nothing yet, as published."""
         return cls(embed, embed, jnp.zeros(embed.shape[:2]))
 
+    @classmethod
+    def settled(cls, embed: Array, share: float = 1.0) -> Codebooks:
+        """Statistics for trained codebooks that were stored without: `share` vectors a step have chosen each code.
+
+        With those of `fresh`, the first update would throw each code far away, as its count begins at nothing.
+        """
+        return cls(embed, embed * share, jnp.full(embed.shape[:2], share))
+
 
 def nearest(x: Array, embed: Array) -> Array:
     """Indices int32[...] of the entries of embed[size, dim] nearest to x[..., dim]; the first of equals wins."""

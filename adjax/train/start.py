@@ -88,7 +88,7 @@ def started(config: TrainConfig, optimizers: Optimizers, batches: Callable[[], I
         own = variables(state)
         tree = {
             "params": {p: other["params"][p] if p in taken else layers for p, layers in own["params"].items()},
-            CODEBOOK: (other if "quantizer" in taken else own)[CODEBOOK],
+            CODEBOOK: _codebooks(config, other) if "quantizer" in taken else own[CODEBOOK],
         }
         state = from_variables(config, tree, state.discriminators, optimizers)
     return jax.tree.map(jax.numpy.asarray, state._replace(stats=stats))
@@ -122,6 +122,15 @@ def _equal_parts(model: ModelConfig, other: ModelConfig) -> list[str]:
         "decoder": dim and model.decoder == other.decoder,
     }
     return [part for part in PARTS if fits[part]]
+
+
+def _codebooks(config: TrainConfig, other: Tree) -> Tree:
+    """Another model's codebooks; where they come without statistics, those of codes chosen equally often."""
+    books = other[CODEBOOK]["quantizer"]
+    if "embed_avg" not in books:
+        frames = config.data.batch_size * config.data.crop_samples // config.model.hop_samples
+        books = Codebooks.settled(books["embed"], frames / config.model.quantizer.codebook_size)._asdict()
+    return {"quantizer": books}
 
 
 def _stats(config: TrainConfig, taken: list[str], other: Tree, batches: Callable[[], Iterator[Batch]]) -> Tree:
