@@ -62,7 +62,7 @@ soundstream48 = replace(
 
 spectral48 = ModelConfig(
     "spectral48",
-    encoder=SpectralEncoder(),
+    encoder=SpectralEncoder(noise_floor_db=-90.0),
     quantizer=Quantizer(
         dim=48,
         decay=0.995,
@@ -84,7 +84,11 @@ spectral48_denoise = replace(
     source="trained by adjax: spectral48 with a denoising encoder; see its model card",
 )
 spectral24 = replace(
-    spectral48, name="spectral24", sample_rate_hz=24000, quantizer=replace(spectral48.quantizer, dim=64)
+    spectral48,
+    name="spectral24",
+    sample_rate_hz=24000,
+    encoder=SpectralEncoder(),
+    quantizer=replace(spectral48.quantizer, dim=64),
 )
 
 _PUBLISHED = (symad48, symad24, symaad48, symad48_c16, symad48_univ)

@@ -10,12 +10,19 @@ from dataclasses import replace
 from spectral48 import config as spectral48
 
 from adjax import zoo
-from adjax.config import Mel
+from adjax.config import Augmentation, Data, Mel
 
 config = replace(
     spectral48,
     model=zoo.spectral24,
-    data=replace(spectral48.data, crop_samples=16200),
+    # Without spectral48's noise floors and low-pass, which brought nothing here (docs/training.md).
+    data=Data(
+        batch_size=4,
+        crop_samples=16200,
+        context_samples=1800,
+        gain_db=(-6.0, 3.0),
+        augmentation=Augmentation(speeds=(0.9, 1.0, 1.1)),
+    ),
     losses=replace(
         spectral48.losses,
         mel=Mel(

@@ -1,7 +1,8 @@
 """adjax's own frame-rate model at 48 kHz, 12.8 kbps: the default that comes with the package.
 
-Command: adjax train configs/spectral48.py --set 'data.train=["speech48"]' --set 'data.validation=["valid48"]'
-Time: 58 minutes on one CPU core. Result: the weights in the package before their adversarial stage,
+Command: adjax train configs/spectral48.py --set 'data.train=["speech48","ljspeech"]'
+--set 'data.validation=["valid48"]'
+Time: 74 minutes on one CPU core. Result: the weights in the package before their adversarial stage,
 spectral48_adversarial.py (docs/training.md).
 """
 
@@ -12,10 +13,12 @@ config = TrainConfig(
     model=zoo.spectral48,
     data=Data(
         batch_size=4,
-        crop_samples=22200,
-        context_samples=1800,
+        crop_samples=24000,
         gain_db=(-6.0, 3.0),
-        augmentation=Augmentation(speeds=(0.9, 1.0, 1.1)),
+        # The floor is the noise of 16-bit audio; the low-pass is the band of lower sample rates.
+        augmentation=Augmentation(
+            share=0.15, low_pass_hz=(3800.0, 20000.0), poles=40, speeds=(0.9, 1.0, 1.1), noise_floor_db=-101.0
+        ),
     ),
     losses=Losses(
         mel=Mel(

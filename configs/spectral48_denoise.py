@@ -2,7 +2,7 @@
 
 Command: adjax train configs/spectral48_denoise.py --set init_from=spectral48
 --set 'data.train=["speech"]' --set 'data.noise=["noise"]'
-Time: 9 minutes on one CPU core. Result on unseen speakers and noises: docs/quality.md, "Noisy speech".
+Time: 10 minutes on one CPU core. Result on unseen speakers and noises: docs/quality.md, "Noisy speech".
 """
 
 from dataclasses import replace
