@@ -49,6 +49,7 @@ class ConvDecoder:
     causal: bool = True
     activate: bool = False  # ELU before each block and the last convolution, tanh at the output (symAAD)
     weight_norm: bool = False
+    delay_samples: int = 0  # how late the output is meant to be: what training compares it with, and decoding cuts off
 
     def __post_init__(self) -> None:
         require(len(self.ratios) == len(self.strides), "decoder.ratios and decoder.strides must have one entry a block")
@@ -59,10 +60,6 @@ class ConvDecoder:
     @property
     def hop_samples(self) -> int:
         return math.prod(self.strides)
-
-    @property
-    def delay_samples(self) -> int:
-        return 0
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,8 @@ def _autoencoder_parameters(config: ModelConfig) -> dict[str, Any]:
     ]
     if encoder.aligned:
         problems.append("encoder.aligned: the published program's frames see the first sample of their hop only")
+    if decoder.delay_samples:
+        problems.append("decoder.delay_samples: the published program compares its output with the input as it stands")
     if config.projector_bias:
         problems.append("projector_bias: the published program's projector has no bias")
     if encoder.weight_norm and not encoder.activate:
