@@ -74,14 +74,19 @@ def mel_filters(
     return (np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
+def lapped_bases(window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """MDCT and MDST bases [2 * hop, hop] under a window [2 * hop]; orthonormal if it is power-complementary."""
+    hop = len(window) // 2
+    n, k = np.arange(2 * hop)[:, None], np.arange(hop)[None]
+    angle = np.pi / hop * (n + 0.5 + hop / 2) * (k + 0.5)
+    scale = np.sqrt(2 / hop) * window[:, None]
+    return scale * np.cos(angle), scale * np.sin(angle)
+
+
 @lru_cache(maxsize=16)
 def _mdct_basis(hop: int) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal MDCT and MDST bases [2 * hop, hop] under a sine window."""
-    n, k = np.arange(2 * hop)[:, None], np.arange(hop)[None]
-    window = np.sin(np.pi * (n + 0.5) / (2 * hop))
-    angle = np.pi / hop * (n + 0.5 + hop / 2) * (k + 0.5)
-    scale = np.sqrt(2 / hop) * window
-    return scale * np.cos(angle), scale * np.sin(angle)
+    return lapped_bases(np.sin(np.pi * (np.arange(2 * hop) + 0.5) / (2 * hop)))
 
 
 def analysis_kernel(hop: int) -> np.ndarray:
@@ -129,6 +134,7 @@ __all__ = [
     "fold_channels",
     "frame_signs",
     "hann",
+    "lapped_bases",
     "mel_filters",
     "safe_abs",
     "safe_sqrt",

@@ -1,8 +1,8 @@
 """symAD at 48 kHz and 12.8 kbps that starts as a transform coder: its codebooks by k-means, then its decoder trained.
 
 Command: python scripts/transform_start.py runs/start --speech speech48
-then: adjax train configs/symad48_transform.py --set init_from=runs/start --set 'data.train=["speech48"]'
---set 'data.validation=["valid48"]'
+then: adjax train configs/symad48_transform.py --set init_from=runs/start
+--set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
 Time: 8 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
 """
 

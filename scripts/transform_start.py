@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from adjax import dsp, weights
 from adjax.cli.training import read_config
+from adjax.config import ConvEncoder
 from adjax.errors import AdjaxError
 from adjax.evaluate.systems import read_audio
 from adjax.models import codec
@@ -29,7 +30,8 @@ from adjax.train.data import find_audio
 
 MODEL = read_config(Path(__file__).resolve().parent.parent / "configs/symad48_transform.py").model
 HOP, RATE_HZ = MODEL.hop_samples, MODEL.sample_rate_hz
-STRIDES = (3, 4, 5, 5)
+assert isinstance(MODEL.encoder, ConvEncoder)
+STRIDES = MODEL.encoder.strides
 HOPS = np.cumprod((1, *STRIDES))  # samples a frame at each level
 BLOCK = int(HOPS[3])  # the level that finds levels and makes noise: its bins are 400 Hz wide
 LOWEST = 28  # MDCT bins of the whole hop that are coded, up to 2.2 kHz
@@ -37,7 +39,7 @@ EDGES = np.array([6, 7, 8, 9, 10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 43, 50, 60
 BANDS, FIRST = len(EDGES) - 1, int(EDGES[0])
 NOISY = BLOCK - FIRST  # bins of a block that are noise
 BAND_OF = np.repeat(np.arange(BANDS), np.diff(EDGES))
-SATURATIONS = 4.0 ** -np.arange(7)  # rates of a logarithm to base 4, from 1 to 4^6
+SATURATIONS = 4.0 ** -np.arange(7)  # rates of a logarithm to base 4
 SENSITIVITY = 1500.0  # bins over their RMS are multiplied by this, so that the logarithm begins at -63 dB
 CLEAR = 50.0  # random mixtures are multiplied by this before their sign is taken
 DEEPEST = 12.0  # how far below 0, as ELU's argument, the lowest level lies
@@ -53,6 +55,19 @@ NOISE = slice(SIGN.stop, SIGN.stop + NOISY)
 ONE = 255
 TOP_LEVEL = slice(HOP, HOP + BANDS)  # of the features at the frame rate, in encoder and decoder
 Tree = dict[str, Any]
+NET = codec.Codec(MODEL)
+
+
+@jax.jit
+def latents(variables: Tree, audio: jax.Array | np.ndarray) -> jax.Array:
+    """Unquantized latents [batch, frames, dim] of audio [batch, samples, 1]."""
+    return cast(jax.Array, NET.apply(variables, audio, method="latents"))
+
+
+@jax.jit
+def decoded(variables: Tree, zq: jax.Array | np.ndarray) -> jax.Array:
+    """Audio [batch, samples, 1] of latents [batch, frames, dim]."""
+    return cast(jax.Array, NET.apply(variables, zq, method="decode_latents"))
 
 
 class Speech:
@@ -79,11 +94,11 @@ class Speech:
         return dct / rms, (dct * rms).T
 
 
-def lapped(hop: int) -> np.ndarray:
-    """Orthonormal MDCT basis [2 * hop, hop] under Vorbis's window, whose spectrum falls fast."""
-    n, k = np.arange(2 * hop)[:, None], np.arange(hop)
-    window = np.sin(np.pi / 2 * np.sin(np.pi * (n + 0.5) / (2 * hop)) ** 2)
-    return np.sqrt(2 / hop) * window * np.cos(np.pi / hop * (n + 0.5 + hop / 2) * (k + 0.5))
+def block_basis() -> np.ndarray:
+    """MDCT basis [2 * block, bins of noise] of a block and the one before, under Vorbis's window: it leaks little."""
+    n = np.arange(2 * BLOCK)
+    window = np.sin(np.pi / 2 * np.sin(np.pi * (n + 0.5) / (2 * BLOCK)) ** 2)
+    return dsp.lapped_bases(window)[0][:, FIRST:]
 
 
 def latent_scale(speech: Speech) -> np.ndarray:
@@ -92,20 +107,26 @@ def latent_scale(speech: Speech) -> np.ndarray:
     return (1 + bins_hz / 700) ** -0.5 / speech.sigma[:LOWEST]
 
 
-def still_units(block: Tree, hidden: tuple[slice, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The kernels of a block's residual units, made to add nothing and not to look at the channels `hidden`."""
-    units = [block[f"res_units_{i}"] for i in range(3)]
-    for unit in units:
-        unit["conv2"]["kernel"][:] = 0
+def still_units(block: Tree, *hidden: slice) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Makes a block's residual units add nothing and not look at the channels `hidden`.
+
+    Gives the two kernels of each unit, [7, channels, channels] and [channels, channels], to be written to.
+    """
+    kernels = []
+    for unit in (block[f"res_units_{i}"] for i in range(3)):
+        first, last = unit["conv1"]["kernel"], unit["conv2"]["kernel"]
+        last[:] = 0
         for channels in hidden:
-            unit["conv1"]["kernel"][:, channels] = 0
-    return [(unit["conv1"]["kernel"], unit["conv2"]["kernel"].reshape(256, 256)) for unit in units]
+            first[:, channels] = 0
+        kernels.append((first, last.reshape(last.shape[-2:])))
+    return kernels
 
 
 def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> None:
+    """Writes a transform coder's analysis into the encoder's and projector's parameters."""
     encoder = params["encoder"]
     first = encoder["conv"]["kernel"]
-    first[:] = rng.normal(size=first.shape) / (speech.rms_of(np.eye(7))[0] * np.sqrt(7))
+    first[:] = rng.normal(size=first.shape) / (speech.rms * np.sqrt(7))
     first[:, 0, 0] = 0
     first[-1, 0, 0] = 1 / speech.rms
     for i, stride in enumerate(STRIDES):
@@ -116,13 +137,11 @@ def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
         block["conv"]["bias"][:] = 0
         forward, backward = speech.whitened(here)[0].reshape(stride, below, here), speech.whitened(below)[1]
         kernel[stride:, :below, :here] = backward @ forward
-        if i < 3:
-            for unit in range(3):
-                block[f"res_units_{unit}"]["conv2"]["kernel"][:] = 0
+        still_units(block)
 
-    found, logarithm, _ = still_units(encoder["conv_blocks_3"], (PLUS, MINUS, FOUND))
-    kernel, basis, size = encoder["conv_blocks_2"]["conv"]["kernel"], lapped(BLOCK), HOPS[2]
-    bins = (basis / speech.rms_of(basis)).reshape(-1, size, BLOCK)[..., FIRST:]
+    found, logarithm, _ = still_units(encoder["conv_blocks_3"], PLUS, MINUS, FOUND)
+    kernel, basis, size = encoder["conv_blocks_2"]["conv"]["kernel"], block_basis(), HOPS[2]
+    bins = (basis / speech.rms_of(basis)).reshape(-1, size, NOISY)
     kernel[:, :, PLUS.start : MINUS.stop] = kernel[:, :, FOUND] = 0
     kernel[:, :size, PLUS] = SENSITIVITY * (speech.whitened(size)[1] @ bins)
     kernel[:, :size, MINUS] = -kernel[:, :size, PLUS]
@@ -151,6 +170,7 @@ def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
 
 
 def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> None:
+    """Writes a transform coder's synthesis, and noise above it, into the decoder's parameters."""
     decoder = params["decoder"]
     kernel = decoder["conv1"]["kernel"]
     kernel[:] = rng.normal(size=kernel.shape) / np.sqrt(kernel.shape[0] * kernel.shape[1])
@@ -166,14 +186,12 @@ def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
         block["conv"]["bias"][:] = 0
         backward = speech.whitened(here)[1].reshape(here, stride, below)
         kernel[1, :here, :, :below] = backward @ speech.whitened(below)[0]
-        if i > 0:
-            for unit in range(3):
-                block[f"res_units_{unit}"]["conv2"]["kernel"][:] = 0
+        still_units(block)
     decoder["conv2"]["kernel"][:] = 0
     decoder["conv2"]["kernel"][-1, 0, 0] = speech.rms
 
     block = decoder["conv_blocks_0"]
-    (signs, noise, _), stride = still_units(block, (slice(LEVEL.start, NOISE.stop), slice(ONE, None))), STRIDES[3]
+    (signs, noise, _), stride = still_units(block, slice(LEVEL.start, NOISE.stop), slice(ONE, None)), STRIDES[3]
     kernel = block["conv"]["kernel"].reshape(2, -1, stride, 256)
     kernel[..., LEVEL.start : NOISE.stop] = kernel[..., ONE] = 0
     block["conv"]["bias"][ONE] = 1
@@ -197,33 +215,45 @@ def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
     size, stride = HOPS[2], STRIDES[2]
     kernel = decoder["conv_blocks_1"]["conv"]["kernel"].reshape(2, 256, stride, 128)
     kernel[:, BLOCK:] = 0
-    basis = lapped(BLOCK)
-    rows = (basis * speech.rms_of(basis))[:, FIRST:].reshape(2, stride, size, NOISY)
+    basis = block_basis()
+    rows = (basis * speech.rms_of(basis)).reshape(2, stride, size, NOISY)
     kernel[:, NOISE, :, :size] = np.einsum("ajsn,sc->anjc", rows[::-1], speech.whitened(size)[0])
+
+
+def block_amplitudes(audio: np.ndarray) -> np.ndarray:
+    """Magnitudes [batch, blocks - 1, bins of noise] of audio [batch, samples], a whole number of blocks."""
+    blocks = audio.reshape(len(audio), -1, BLOCK)
+    return abs(np.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ block_basis()) + 1e-7
 
 
 def fit_levels(variables: Tree, audio: np.ndarray) -> None:
     """Sets each level's mean and the gain of each band's noise by audio [batch, samples, 1]."""
-    params, net = variables["params"], codec.Codec(MODEL)
-    latents = jax.jit(lambda tree, x: net.apply(tree, x, method="latents"))
-    decode = jax.jit(lambda tree, z: net.apply(tree, z, method="decode_latents"))
+    params, delay = variables["params"], MODEL.delay_samples
     mean = np.asarray(latents(variables, audio))[..., -BANDS:].mean(axis=(0, 1)) / np.log(4)
     params["encoder"]["conv_blocks_3"]["conv"]["bias"][TOP_LEVEL] -= mean
     params["decoder"]["conv_blocks_0"]["conv"]["bias"][LEVEL] += mean
-
-    def amplitudes(signal: np.ndarray) -> np.ndarray:
-        blocks = signal.reshape(len(signal), -1, BLOCK)
-        return abs(np.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ lapped(BLOCK)[:, FIRST:]) + 1e-7
-
-    natural = amplitudes(audio[:, : -MODEL.delay_samples, 0])
+    coded, natural = latents(variables, audio), block_amplitudes(audio[:, :-delay, 0])
     gains = params["decoder"]["conv_blocks_0"]["res_units_1"]["conv2"]["kernel"].reshape(256, 256)
     for _ in range(3):  # bands leak into each other
-        decoded = amplitudes(np.asarray(decode(variables, latents(variables, audio)))[:, MODEL.delay_samples :, 0])
+        made = block_amplitudes(np.asarray(decoded(variables, coded))[:, delay:, 0])
         for band in range(BANDS):
             bins = np.flatnonzero(np.equal(BAND_OF, band))
-            loud = (here := natural[..., bins]) > np.median(here)
-            ratio = np.exp(np.mean(np.log(here[loud] / decoded[..., bins][loud])))
+            level = natural[..., bins].mean(axis=-1)
+            loud = level > np.median(level)
+            ratio = np.exp(np.mean(np.log(natural[..., bins][loud] / made[..., bins][loud])))
             gains[: 2 * NOISY, NOISE.start + bins] *= ratio
+
+
+def started(audio: np.ndarray) -> Tree:
+    """A model's variables that start as a transform coder, its levels fitted to audio [batch, samples, 1]."""
+    spectral = weights.load_model(weights.find_model("spectral48"))[1]
+    speech = Speech(np.asarray(spectral["stats"]["encoder"]["sigma"], np.float64))
+    variables = jax.tree.map(np.array, codec.init(MODEL, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    start_encoder(variables["params"], speech, rng)
+    start_decoder(variables["params"], speech, rng)
+    fit_levels(variables, audio)
+    return variables
 
 
 def crops(sources: list[str], count: int, samples: int) -> np.ndarray:
@@ -232,9 +262,11 @@ def crops(sources: list[str], count: int, samples: int) -> np.ndarray:
     files = find_audio(sources)
     for path in files[:: max(1, len(files) // (2 * count))]:
         audio, rate_hz = read_audio(path)
-        if rate_hz == RATE_HZ and len(audio) > samples and len(taken) < count:
+        if rate_hz == RATE_HZ and len(audio) > samples:
             start = (len(audio) - samples) // 2
             taken.append(audio[start : start + samples, :1])
+        if len(taken) == count:
+            break
     if not taken:
         raise AdjaxError(f"no file of {RATE_HZ} Hz and {samples / RATE_HZ:g} s in {', '.join(sources)}")
     return np.stack(taken).astype(np.float32)
@@ -245,14 +277,11 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="model folder to write")
     parser.add_argument("--speech", nargs="+", required=True, help="speech at 48 kHz: folders, files or lists")
     options = parser.parse_args()
-    spectral = weights.load_model(weights.find_model("spectral48"))[1]
-    speech = Speech(np.asarray(spectral["stats"]["encoder"]["sigma"], np.float64))
-    variables = jax.tree.map(np.array, codec.init(MODEL, jax.random.key(0)))
-    rng = np.random.default_rng(0)
-    start_encoder(variables["params"], speech, rng)
-    start_decoder(variables["params"], speech, rng)
-    fit_levels(variables, crops(options.speech, 24, 2 * RATE_HZ))
-    weights.save_model(options.output, MODEL, variables)
+    try:
+        variables = started(crops(options.speech, 24, 2 * RATE_HZ))
+        weights.save_model(options.output, MODEL, variables)
+    except AdjaxError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

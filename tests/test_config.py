@@ -58,6 +58,8 @@ def test_override() -> None:
         ("optimizer.schedule=linear", "must be one of"),
         ("data.crop_samples=1000", "whole number of hops"),
         ("losses.magnitude_above_hz=24000", "half the sample rate"),
+        ("model.decoder.delay_samples=-1", "delay_samples must not be negative"),
+        ("model.decoder.delay_samples=9600", "more than the decoder's delay"),
         ("losses.magnitude_start_step=-1", "must not be negative"),
         ("optimizer.learning_rate=NaN", "finite"),
     ):

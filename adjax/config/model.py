@@ -56,6 +56,7 @@ class ConvDecoder:
         require(
             min(self.channels, self.out_channels, *self.ratios, *self.strides) > 0, "decoder sizes must be positive"
         )
+        require(self.delay_samples >= 0, "decoder.delay_samples must not be negative")
 
     @property
     def hop_samples(self) -> int:

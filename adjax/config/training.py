@@ -207,6 +207,10 @@ class TrainConfig:
         require(
             self.data.context_samples % hop == 0, f"data.context_samples must be a whole number of hops ({hop} samples)"
         )
+        delay = self.model.delay_samples
+        require(
+            self.data.crop_samples > delay, f"data.crop_samples must be more than the decoder's delay ({delay} samples)"
+        )
         require(
             0 <= self.losses.magnitude_above_hz < self.model.sample_rate_hz / 2,
             f"losses.magnitude_above_hz must be 0 to half the sample rate ({self.model.sample_rate_hz / 2:g} Hz)",
