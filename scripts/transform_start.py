@@ -4,20 +4,24 @@ Usage: python scripts/transform_start.py OUT --speech FOLDER [FOLDER ...]
 
 symAD has no activation between its strided convolutions, so that linear transforms fit in them as they are. Samples are
 passed on by each level as the DCT of its hop, whitened by the spectrum of speech; the projector takes the lowest MDCT
-bins of the last two hops, which the decoder's first layer gives back, overlapped and added, a hop late. Above these
-bins only the levels of bands are coded: |x| is ELU(x) + ELU(-x), and a logarithm a sum of saturations 1 - exp(-a x).
-The decoder makes noise of these levels: signs of random mixtures of the low bands, times the exponential that ELU is
-below 0. All other weights start as usual, with residual branches that add nothing. --speech gives the mean of each
-level and the gain of each band's noise.
+bins of the last two hops, which the decoder's first layer gives back, overlapped and added, a hop late. Residual units
+find levels: |x| is ELU(x) + ELU(-x), and a logarithm a sum of saturations 1 - exp(-a x). They multiply too: e^level
+times x is (e^(level + x) - e^(level - x)) / 2 for a small x, and the exponential is ELU below 0. Thus the encoder makes
+what is coded alike in loudness, and the decoder undoes it by a level that is coded beside it. Above these bins only
+the levels of bands are coded, of which the decoder makes noise: signs of random mixtures of the low bands, times the
+level. All other weights start as usual, with residual branches that add nothing. --speech gives the mean of each
+level, the gain of each band's noise, and the codebooks, by k-means.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from adjax import dsp, weights
@@ -26,6 +30,7 @@ from adjax.config import ConvEncoder
 from adjax.errors import AdjaxError
 from adjax.evaluate.systems import read_audio
 from adjax.models import codec
+from adjax.nn.quantize import CODEBOOK, differences, kmeans_start
 from adjax.train.data import find_audio
 
 MODEL = read_config(Path(__file__).resolve().parent.parent / "configs/symad48_transform.py").model
@@ -34,26 +39,39 @@ assert isinstance(MODEL.encoder, ConvEncoder)
 STRIDES = MODEL.encoder.strides
 HOPS = np.cumprod((1, *STRIDES))  # samples a frame at each level
 BLOCK = int(HOPS[3])  # the level that finds levels and makes noise: its bins are 400 Hz wide
-LOWEST = 28  # MDCT bins of the whole hop that are coded, up to 2.2 kHz
-EDGES = np.array([6, 7, 8, 9, 10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 43, 50, 60])  # of bands, in bins of a block
+LOWEST = 24  # MDCT bins of the whole hop that are coded, up to 1.9 kHz
+EDGES = np.array([5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 28, 33, 39, 46, 53, 60])  # of bands, in bins of a block
 BANDS, FIRST = len(EDGES) - 1, int(EDGES[0])
+LEVELS = BANDS + 1  # the last one is of what lies below the bands
 NOISY = BLOCK - FIRST  # bins of a block that are noise
 BAND_OF = np.repeat(np.arange(BANDS), np.diff(EDGES))
 SATURATIONS = 4.0 ** -np.arange(7)  # rates of a logarithm to base 4
 SENSITIVITY = 1500.0  # bins over their RMS are multiplied by this, so that the logarithm begins at -63 dB
 CLEAR = 50.0  # random mixtures are multiplied by this before their sign is taken
 DEEPEST = 12.0  # how far below 0, as ELU's argument, the lowest level lies
+LEVEL_WEIGHTS = np.array([0.25] * BANDS + [1.0])  # of levels, as natural logarithms, among the latents
+FLOOR = 0.1  # of the RMS: coded bins are not amplified further below
+SHARE = 0.7  # of its level, in dB, that is taken out of what is coded
+OFFSET = 64.0  # channels that are to pass ELU as they are lie above 0 by this
 
-# Channels at the level of blocks. Encoder: DCT, bins and their negatives, mixtures, levels. Decoder: DCT, levels,
-# mixtures whose signs are taken, these signs, bins of noise, mixtures, the constant 1.
-PLUS, MINUS = slice(BLOCK, BLOCK + NOISY), slice(BLOCK + NOISY, BLOCK + 2 * NOISY)
-FOUND = slice(256 - BANDS, 256)
-LEVEL = slice(BLOCK, BLOCK + BANDS)
+# Channels at the level of blocks. Encoder: DCT, bins and their negatives, levels, the constant 1. Decoder: DCT, levels,
+# mixtures whose signs are taken, these signs, bins of noise, mixtures, the constant 1. One level further on in the
+# decoder: DCT, that of noise, the level of what is coded, mixtures, 1.
+PLUS, MINUS = slice(BLOCK, 2 * BLOCK), slice(2 * BLOCK, 3 * BLOCK)
+ONE = 255
+FOUND = slice(ONE - LEVELS, ONE)
+LEVEL = slice(BLOCK, BLOCK + LEVELS)
 MIXED = slice(LEVEL.stop, LEVEL.stop + NOISY)
 SIGN = slice(MIXED.stop, MIXED.stop + NOISY)
 NOISE = slice(SIGN.stop, SIGN.stop + NOISY)
-ONE = 255
-TOP_LEVEL = slice(HOP, HOP + BANDS)  # of the features at the frame rate, in encoder and decoder
+SMALL = int(HOPS[2])
+HISS = slice(SMALL, 2 * SMALL)
+LOUDNESS, SMALL_ONE = 2 * SMALL, 127
+TOP_LEVEL = slice(HOP, HOP + LEVELS)  # of the features at the frame rate, in encoder and decoder
+TOP_LOUDNESS = TOP_LEVEL.stop - 1  # the level of what is coded, among them
+SLOPE = SHARE * np.log(4)
+UNCHANGED = float(np.exp(SLOPE * np.sum(1 - np.exp(-SATURATIONS * 0.8 / FLOOR))))  # what is at its RMS is not amplified
+PIECES = 800  # of two seconds, for codebooks
 Tree = dict[str, Any]
 NET = codec.Codec(MODEL)
 
@@ -95,16 +113,16 @@ class Speech:
 
 
 def block_basis() -> np.ndarray:
-    """MDCT basis [2 * block, bins of noise] of a block and the one before, under Vorbis's window: it leaks little."""
+    """MDCT basis [2 * block, bins] of a block and the one before, under Vorbis's window: it leaks little."""
     n = np.arange(2 * BLOCK)
     window = np.sin(np.pi / 2 * np.sin(np.pi * (n + 0.5) / (2 * BLOCK)) ** 2)
-    return dsp.lapped_bases(window)[0][:, FIRST:]
+    return dsp.lapped_bases(window)[0]
 
 
 def latent_scale(speech: Speech) -> np.ndarray:
     """Of the coded bins: over their RMS, and weighted less at high frequencies."""
     bins_hz = (np.arange(LOWEST) + 0.5) * RATE_HZ / (2 * HOP)
-    return (1 + bins_hz / 700) ** -0.5 / speech.sigma[:LOWEST]
+    return (1 + bins_hz / 700) ** -1 / speech.sigma[:LOWEST]
 
 
 def still_units(block: Tree, *hidden: slice) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -120,6 +138,33 @@ def still_units(block: Tree, *hidden: slice) -> list[tuple[np.ndarray, np.ndarra
             first[:, channels] = 0
         kernels.append((first, last.reshape(last.shape[-2:])))
     return kernels
+
+
+def multiply(
+    unit: tuple[np.ndarray, np.ndarray],
+    size: int,
+    level: int,
+    one: int,
+    taps: Sequence[float],
+    most: float,
+    gain: float,
+) -> None:
+    """Makes a residual unit multiply its first `size` channels, OFFSET above 0, by gain * exp(taps * level).
+
+    That is the difference of exp(taps * level + x) and exp(taps * level - x) for a small x; `most` is what the exponent
+    stays below.
+    """
+    first, last = unit
+    small = 1 / 32
+    plus, minus, linear = (slice(i * size, (i + 1) * size) for i in range(3))
+    first[:, :, : linear.stop] = 0
+    for half, sign in ((plus, small), (minus, -small)):
+        first[-1, :size, half] = sign * np.eye(size)
+        first[-len(taps) :, level, half] = np.reshape(taps, (-1, 1))
+        first[-1, one, half] = -most - sign * OFFSET
+        last[half, :size] = gain * np.exp(most) / (2 * sign) * np.eye(size)
+    first[-1, :size, linear] = np.eye(size)
+    last[linear, :size] = -np.eye(size)
 
 
 def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> None:
@@ -139,34 +184,43 @@ def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
         kernel[stride:, :below, :here] = backward @ forward
         still_units(block)
 
-    found, logarithm, _ = still_units(encoder["conv_blocks_3"], PLUS, MINUS, FOUND)
+    found, logarithm, amplifier = still_units(
+        encoder["conv_blocks_3"], slice(BLOCK), PLUS, MINUS, slice(FOUND.start, None)
+    )
     kernel, basis, size = encoder["conv_blocks_2"]["conv"]["kernel"], block_basis(), HOPS[2]
-    bins = (basis / speech.rms_of(basis)).reshape(-1, size, NOISY)
-    kernel[:, :, PLUS.start : MINUS.stop] = kernel[:, :, FOUND] = 0
+    bins = (basis / speech.rms_of(basis)).reshape(-1, size, BLOCK)
+    kernel[:, :, PLUS.start : MINUS.stop] = kernel[:, :, FOUND.start :] = 0
     kernel[:, :size, PLUS] = SENSITIVITY * (speech.whitened(size)[1] @ bins)
     kernel[:, :size, MINUS] = -kernel[:, :size, PLUS]
+    bias = encoder["conv_blocks_2"]["conv"]["bias"]
+    bias[:BLOCK], bias[ONE] = OFFSET, 1
 
-    average = (BAND_OF[:, None] == np.arange(BANDS)) / np.diff(EDGES)
-    found[0][:, :, :BANDS] = 0
-    found[0][:, PLUS, :BANDS] = found[0][:, MINUS, :BANDS] = average / 7
-    found[1][:BANDS, FOUND] = np.eye(BANDS)
+    average = np.zeros((BLOCK, LEVELS))
+    average[FIRST:, :BANDS] = (BAND_OF[:, None] == np.arange(BANDS)) / np.diff(EDGES)
+    average[:FIRST, BANDS] = 1 / (FIRST * SENSITIVITY * FLOOR)
+    found[0][:, :, :LEVELS] = 0
+    found[0][:, PLUS, :LEVELS] = found[0][:, MINUS, :LEVELS] = average / 7
+    found[1][:LEVELS, FOUND] = np.eye(LEVELS)
     rates = (*-SATURATIONS, 1.0)  # the last takes the level itself away
-    logarithm[0][:, :, : len(rates) * BANDS] = 0
+    logarithm[0][:, :, : len(rates) * LEVELS] = 0
     for i, rate in enumerate(rates):
-        here = slice(i * BANDS, (i + 1) * BANDS)
-        logarithm[0][-1, FOUND, here] = rate * np.eye(BANDS)
-        logarithm[1][here, FOUND] = -np.eye(BANDS)
+        here = slice(i * LEVELS, (i + 1) * LEVELS)
+        logarithm[0][-1, FOUND, here] = rate * np.eye(LEVELS)
+        logarithm[1][here, FOUND] = -np.eye(LEVELS)
+    multiply(amplifier, BLOCK, FOUND.stop - 1, ONE, (-SLOPE / 2, -SLOPE / 2), 0.0, UNCHANGED)
 
     kernel = encoder["conv_blocks_3"]["conv"]["kernel"]
-    kernel[:, PLUS.start : MINUS.stop] = kernel[:, FOUND] = kernel[:, :, TOP_LEVEL] = 0
+    kernel[:, PLUS.start : MINUS.stop] = kernel[:, FOUND.start :] = kernel[:, :, TOP_LEVEL] = 0
     window = np.sin(np.pi * (np.arange(7) + 0.5) / 7) ** 2
-    kernel[3:, FOUND, TOP_LEVEL] = (window / window.sum())[:, None, None] * np.eye(BANDS)
+    kernel[3:, FOUND, TOP_LEVEL] = (window / window.sum())[:, None, None] * np.eye(LEVELS)
+    kernel[:, FOUND.stop - 1, TOP_LOUDNESS] = 0
+    kernel[[0, 9], FOUND.stop - 1, TOP_LOUDNESS] = 0.5  # as the amplifier takes it
 
     kernel = params["projector"]["kernel"]
     kernel[:] = 0
     analysis = dsp.analysis_kernel(HOP)[..., :LOWEST] * latent_scale(speech)
     kernel[1:, :HOP, :LOWEST] = speech.whitened(HOP)[1] @ analysis
-    kernel[-1, TOP_LEVEL, -BANDS:] = np.log(4) * np.eye(BANDS)
+    kernel[-1, TOP_LEVEL, -LEVELS:] = np.diag(LEVEL_WEIGHTS * np.log(4))
 
 
 def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> None:
@@ -174,10 +228,11 @@ def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
     decoder = params["decoder"]
     kernel = decoder["conv1"]["kernel"]
     kernel[:] = rng.normal(size=kernel.shape) / np.sqrt(kernel.shape[0] * kernel.shape[1])
-    kernel[:, :, : TOP_LEVEL.stop] = kernel[:, -BANDS:] = 0
+    kernel[:, :, : TOP_LEVEL.stop] = kernel[:, -LEVELS:] = 0
     synthesis = dsp.synthesis_kernel(HOP)[:, :LOWEST] / latent_scale(speech)[:, None]
     kernel[-2:, :LOWEST, :HOP] = synthesis @ speech.whitened(HOP)[0]
-    kernel[-1, -BANDS:, TOP_LEVEL] = np.eye(BANDS) / np.log(4)
+    kernel[-1, -LEVELS:, TOP_LEVEL] = np.diag(1 / (LEVEL_WEIGHTS * np.log(4)))
+    kernel[-2:, -1, TOP_LOUDNESS] = kernel[-1, -1, TOP_LOUDNESS], 0  # a hop late, like the bins
     for i, stride in enumerate(reversed(STRIDES)):
         block, below, here = decoder[f"conv_blocks_{i}"], HOPS[3 - i], HOPS[4 - i]
         kernel = block["conv"]["kernel"].reshape(2, -1, stride, block["conv"]["bias"].size)
@@ -197,8 +252,8 @@ def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
     block["conv"]["bias"][ONE] = 1
     for j in range(stride):  # levels by linear interpolation from frame to frame
         share = (j + 0.5) / stride
-        kernel[0, TOP_LEVEL, j, LEVEL] = (1 - share) * np.eye(BANDS)
-        kernel[1, TOP_LEVEL, j, LEVEL] = share * np.eye(BANDS)
+        kernel[0, TOP_LEVEL, j, LEVEL] = (1 - share) * np.eye(LEVELS)
+        kernel[1, TOP_LEVEL, j, LEVEL] = share * np.eye(LEVELS)
     heard = LOWEST + FIRST  # features in which the coded bins are
     kernel[:, :heard, :, MIXED] = CLEAR * rng.choice([-1, 1], (2, heard, stride, NOISY)) / np.sqrt(2 * heard)
 
@@ -207,29 +262,36 @@ def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
     signs[1][:NOISY, SIGN] = np.eye(NOISY)
     noise[0][:, :, : 2 * NOISY] = 0
     for half, sign in ((slice(NOISY), 1.0), (slice(NOISY, 2 * NOISY), -1.0)):
-        noise[0][-1, LEVEL, half] = np.log(4) * (np.arange(BANDS)[:, None] == BAND_OF)
+        noise[0][-1, LEVEL, half] = np.log(4) * (np.arange(LEVELS)[:, None] == BAND_OF)
         noise[0][-1, ONE, half] = -DEEPEST
         noise[0][-1, SIGN, half] = sign / 2 * np.eye(NOISY)
         noise[1][half, NOISE] = sign * 50 * np.eye(NOISY)
 
-    size, stride = HOPS[2], STRIDES[2]
-    kernel = decoder["conv_blocks_1"]["conv"]["kernel"].reshape(2, 256, stride, 128)
-    kernel[:, BLOCK:] = 0
-    basis = block_basis()
-    rows = (basis * speech.rms_of(basis)).reshape(2, stride, size, NOISY)
-    kernel[:, NOISE, :, :size] = np.einsum("ajsn,sc->anjc", rows[::-1], speech.whitened(size)[0])
+    block, stride = decoder["conv_blocks_1"], STRIDES[2]
+    amplifier = still_units(block, slice(SMALL), slice(LOUDNESS, LOUDNESS + 1), slice(SMALL_ONE, None))[2]
+    kernel, bias = block["conv"]["kernel"].reshape(2, 256, stride, 128), block["conv"]["bias"]
+    kernel[:, BLOCK:] = kernel[..., HISS] = kernel[..., LOUDNESS] = kernel[..., SMALL_ONE] = 0
+    kernel[1, LEVEL.stop - 1, :, LOUDNESS] = 1
+    bias[:SMALL], bias[SMALL_ONE] = OFFSET, 1
+    basis = block_basis()[:, FIRST:]
+    rows = (basis * speech.rms_of(basis)).reshape(2, stride, SMALL, NOISY)
+    kernel[:, NOISE, :, HISS] = np.einsum("ajsn,sc->anjc", rows[::-1], speech.whitened(SMALL)[0])
+    multiply(amplifier, SMALL, LOUDNESS, SMALL_ONE, (SLOPE,), SLOPE * len(SATURATIONS) + 1, 1 / UNCHANGED)
+    kernel = decoder["conv_blocks_2"]["conv"]["kernel"].reshape(2, 128, STRIDES[1], 64)
+    kernel[:, HISS] = kernel[:, :SMALL]
+    kernel[:, [LOUDNESS, SMALL_ONE]] = 0
 
 
 def block_amplitudes(audio: np.ndarray) -> np.ndarray:
     """Magnitudes [batch, blocks - 1, bins of noise] of audio [batch, samples], a whole number of blocks."""
     blocks = audio.reshape(len(audio), -1, BLOCK)
-    return abs(np.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ block_basis()) + 1e-7
+    return abs(np.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ block_basis()[:, FIRST:]) + 1e-7
 
 
 def fit_levels(variables: Tree, audio: np.ndarray) -> None:
     """Sets each level's mean and the gain of each band's noise by audio [batch, samples, 1]."""
     params, delay = variables["params"], MODEL.delay_samples
-    mean = np.asarray(latents(variables, audio))[..., -BANDS:].mean(axis=(0, 1)) / np.log(4)
+    mean = np.asarray(latents(variables, audio))[..., -LEVELS:].mean(axis=(0, 1)) / (LEVEL_WEIGHTS * np.log(4))
     params["encoder"]["conv_blocks_3"]["conv"]["bias"][TOP_LEVEL] -= mean
     params["decoder"]["conv_blocks_0"]["conv"]["bias"][LEVEL] += mean
     coded, natural = latents(variables, audio), block_amplitudes(audio[:, :-delay, 0])
@@ -256,20 +318,26 @@ def started(audio: np.ndarray) -> Tree:
     return variables
 
 
-def crops(sources: list[str], count: int, samples: int) -> np.ndarray:
-    """The middle of `count` files spread over the sources, float32[count, samples, 1]."""
+def crops(sources: list[str], samples: int) -> np.ndarray:
+    """All speech of the sources in pieces, float32[count, samples, 1]."""
     taken: list[np.ndarray] = []
-    files = find_audio(sources)
-    for path in files[:: max(1, len(files) // (2 * count))]:
+    for path in find_audio(sources):
         audio, rate_hz = read_audio(path)
-        if rate_hz == RATE_HZ and len(audio) > samples:
-            start = (len(audio) - samples) // 2
-            taken.append(audio[start : start + samples, :1])
-        if len(taken) == count:
-            break
+        if rate_hz == RATE_HZ:
+            taken += np.split(audio[: len(audio) // samples * samples, :1], range(samples, len(audio), samples))
+    taken = [piece for piece in taken if len(piece)]
     if not taken:
         raise AdjaxError(f"no file of {RATE_HZ} Hz and {samples / RATE_HZ:g} s in {', '.join(sources)}")
     return np.stack(taken).astype(np.float32)
+
+
+def fit_codebooks(variables: Tree, audio: np.ndarray) -> None:
+    """Sets codebooks by k-means on audio [batch, samples, 1], each piece at a loudness of its own."""
+    gains = 10 ** (np.random.default_rng(0).uniform(-6, 3, (len(audio), 1, 1)) / 20)
+    z = np.concatenate([latents(variables, audio[i : i + 8] * gains[i : i + 8]) for i in range(0, len(audio), 8)])
+    points = differences(jnp.asarray(z), MODEL.quantizer).reshape(-1, z.shape[-1])
+    books = jax.jit(kmeans_start, static_argnums=2)(points, jax.random.key(0), MODEL.quantizer)
+    variables[CODEBOOK] = {"quantizer": jax.tree.map(np.asarray, books._asdict())}
 
 
 def main() -> None:
@@ -278,7 +346,9 @@ def main() -> None:
     parser.add_argument("--speech", nargs="+", required=True, help="speech at 48 kHz: folders, files or lists")
     options = parser.parse_args()
     try:
-        variables = started(crops(options.speech, 24, 2 * RATE_HZ))
+        audio = np.random.default_rng(0).permutation(crops(options.speech, 2 * RATE_HZ))
+        variables = started(audio[:24])
+        fit_codebooks(variables, audio[:PIECES])
         weights.save_model(options.output, MODEL, variables)
     except AdjaxError as error:
         parser.error(str(error))

@@ -87,6 +87,23 @@ def test_the_magnitude_loss_enters_at_its_step() -> None:
 # ----------------------------------------------------------------------------------------------------- optimizers
 
 
+def test_damping_slows_weights_with_large_gradients_in_proportion() -> None:
+    config = configured("spectral48")
+    plain, damped = (
+        make_optimizers(replace(config, optimizer=Optimizer(betas=(0.5, 0.9), damping=limit))).generator
+        for limit in (0.0, 0.5)
+    )
+    params = {"decoder": jnp.zeros(3)}
+    state, other = plain.init(params), damped.init(params)
+    for gradient in ([0.1, 5.0, 0.0], [0.2, -10.0, 0.0]):
+        gradients = {"decoder": jnp.array(gradient)}
+        adams, state = plain.update(gradients, state)
+        updates, other = damped.update(gradients, other)
+    rms = np.sqrt((0.1 * 0.9 * 5.0**2 + 0.1 * 10.0**2) / (1 - 0.9**2))
+    factor = np.array([1.0, 0.5 / rms, 1.0])
+    np.testing.assert_allclose(updates["decoder"], adams["decoder"] * factor, rtol=1e-5)
+
+
 def test_a_part_without_gradient_leaves_adam() -> None:
     """Its moments and its step count stay, so that Adam's bias correction goes on from there (as in PyTorch)."""
     adam = by_part(optax.scale_by_adam())

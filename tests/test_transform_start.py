@@ -13,6 +13,7 @@ from adjax import weights
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "transform_start.py"
 RATE_HZ, HOP, SAMPLES = 48000, 300, 24000
 SILENT = -8.0  # a level, natural logarithm over its mean
+QUIETER_DB = 14  # what is coded is made louder then
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def tone(hz: float, amplitude: float) -> np.ndarray:
 def test_low_frequencies_come_back_a_hop_late(start: dict[str, Any]) -> None:
     audio = tone(220, 0.1) + tone(1130, 0.05)
     latents = np.array(start["latents"](start["variables"], audio))
-    latents[..., -start["BANDS"] :] = SILENT
+    latents[..., -start["LEVELS"] : -1] = SILENT * start["LEVEL_WEIGHTS"][:-1]
     decoded = np.asarray(start["decoded"](start["variables"], latents))[0, HOP:, 0]
     error = (decoded - audio[0, :-HOP, 0])[2 * HOP :]
     assert np.sum(error**2) < 10 ** (-25 / 10) * np.sum(audio**2)
@@ -42,11 +43,32 @@ def test_low_frequencies_come_back_a_hop_late(start: dict[str, Any]) -> None:
 
 def test_levels_are_natural_logarithms(start: dict[str, Any]) -> None:
     quiet, loud = (
-        np.asarray(start["latents"](start["variables"], tone(5000, a)))[0, 10:, -start["BANDS"] :]
+        np.asarray(start["latents"](start["variables"], tone(5000, a)))[0, 10:, -start["LEVELS"] :]
         for a in (0.0003, 0.003)
     )
     band = quiet.mean(axis=0).argmax()
-    assert loud[:, band].mean() - quiet[:, band].mean() == pytest.approx(np.log(10), rel=0.15)
+    difference = (loud - quiet)[:, band].mean() / start["LEVEL_WEIGHTS"][band]
+    assert difference == pytest.approx(np.log(10), rel=0.15)
+
+
+def test_quiet_speech_is_coded_louder_and_comes_back_as_quiet(start: dict[str, Any]) -> None:
+    loud, quiet = (tone(700, 0.1) * 10 ** (-db / 20) for db in (0, QUIETER_DB))
+    coded = [np.array(start["latents"](start["variables"], x))[:, 20:, : start["LOWEST"]].std() for x in (loud, quiet)]
+    assert 1.5 < coded[1] / coded[0] * 10 ** (QUIETER_DB / 20) < 10 ** (QUIETER_DB / 20)
+    for audio in (loud, quiet):
+        latents = np.array(start["latents"](start["variables"], audio))
+        latents[..., -start["LEVELS"] : -1] = SILENT * start["LEVEL_WEIGHTS"][:-1]
+        decoded = np.asarray(start["decoded"](start["variables"], latents))[0, HOP:, 0]
+        error = (decoded - audio[0, :-HOP, 0])[20 * HOP :]
+        assert np.sum(error**2) < 10 ** (-25 / 10) * np.sum(audio**2)
+
+
+def test_codebooks_are_of_the_latents(start: dict[str, Any]) -> None:
+    start["fit_codebooks"](start["variables"], np.tile(start["audio"], (14, 1, 1)))
+    books = start["variables"][start["CODEBOOK"]]["quantizer"]
+    latents = np.asarray(start["latents"](start["variables"], start["audio"]))[0, 10:, : start["LOWEST"]]
+    nearest = ((latents[:, None] - books["embed"][0][None, :, : start["LOWEST"]]) ** 2).sum(-1).min(-1)
+    assert nearest.mean() < 0.5 * (latents**2).sum(-1).mean()
 
 
 def test_noise_is_as_loud_as_what_it_stands_for(start: dict[str, Any]) -> None:
@@ -61,4 +83,4 @@ def test_noise_is_as_loud_as_what_it_stands_for(start: dict[str, Any]) -> None:
 def test_speech_at_another_rate_is_refused(start: dict[str, Any], tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(64000), 16000)
     with pytest.raises(start["AdjaxError"], match="no file of 48000 Hz"):
-        start["crops"]([str(tmp_path)], 24, SAMPLES)
+        start["crops"]([str(tmp_path)], SAMPLES)

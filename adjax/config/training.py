@@ -93,6 +93,10 @@ class Optimizer:
     milestones: tuple[int, ...] = ()  # steps: the rate is multiplied by `gamma` at each
     gamma: float = 0.5
     clip_norm: float = 0.0  # 0: no clipping
+    damping: float = 0.0  # weights whose gradients' RMS is larger move less, in inverse proportion; 0: all move alike
+
+    def __post_init__(self) -> None:
+        require(self.damping >= 0, "optimizer.damping must not be negative")
 
 
 @dataclass(frozen=True)

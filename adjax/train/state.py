@@ -111,9 +111,30 @@ def make_optimizers(config: TrainConfig) -> Optimizers:
 
 
 def _adam(config: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
-    adam = by_part(optax.scale_by_adam(*config.betas, eps=config.epsilon))
-    chain = [adam, optax.scale_by_learning_rate(schedule)]
+    adam = optax.scale_by_adam(*config.betas, eps=config.epsilon)
+    if config.damping:
+        adam = damped(adam, config.betas[1], config.damping)
+    chain = [by_part(adam), optax.scale_by_learning_rate(schedule)]
     return optax.chain(clip_by_norm(config.clip_norm), *chain) if config.clip_norm else optax.chain(*chain)
+
+
+def damped(adam: optax.GradientTransformation, decay: float, limit: float) -> optax.GradientTransformation:
+    """`adam` with its update of each weight times min(1, limit / RMS of its gradient), by its own second moments.
+
+    Adam moves all weights alike. Beyond the limit this takes steps of Newton's method instead, with squared gradients
+    for a diagonal Hessian, as weights need that the loss is far more sensitive to than to others.
+    """
+
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        updates, state = adam.update(updates, state, params)
+        bias = 1 - decay ** state.count.astype(jnp.float32)
+
+        def damp(update: Array, second_moment: Array) -> Array:
+            return update * jnp.minimum(1.0, limit * jax.lax.rsqrt(second_moment / bias))
+
+        return jax.tree.map(damp, updates, state.nu), state
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def by_part(inner: optax.GradientTransformation) -> optax.GradientTransformation:
