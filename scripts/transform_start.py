@@ -7,22 +7,24 @@ passed on by each level as the DCT of its hop, whitened by the spectrum of speec
 bins of the last two hops, which the decoder's first layer gives back, overlapped and added, a hop late. Residual units
 find levels: |x| is ELU(x) + ELU(-x), and a logarithm a sum of saturations 1 - exp(-a x). They multiply too: e^level
 times x is (e^(level + x) - e^(level - x)) / 2 for a small x, and the exponential is ELU below 0. Thus the encoder makes
-what is coded alike in loudness, and the decoder undoes it by a level that is coded beside it. Above these bins only
-the levels of bands are coded, of which the decoder makes noise: signs of random mixtures of the low bands, times the
-level. All other weights start as usual, with residual branches that add nothing. --speech gives the mean of each
-level, the gain of each band's noise, and the codebooks, by k-means.
+what is coded alike in loudness, and the decoder undoes it by a level that is coded beside it, each in the lowest MDCT
+bins of blocks, a block late. Above these bins only the levels of bands are coded, of which the decoder makes noise:
+signs of random mixtures of the low bands, times e to a linear map of the levels. All other weights start as usual, with
+residual branches that add nothing. --speech gives the mean of each level, the loudness of noise by the levels, and the
+codebooks, by k-means.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import soxr
 
 from adjax import dsp, weights
 from adjax.cli.training import read_config
@@ -30,7 +32,7 @@ from adjax.config import ConvEncoder
 from adjax.errors import AdjaxError
 from adjax.evaluate.systems import read_audio
 from adjax.models import codec
-from adjax.nn.quantize import CODEBOOK, differences, kmeans_start
+from adjax.nn.quantize import CODEBOOK, Codebooks, ResidualQuantizer, kmeans_start, prediction_factors
 from adjax.train.data import find_audio
 
 MODEL = read_config(Path(__file__).resolve().parent.parent / "configs/symad48_transform.py").model
@@ -40,23 +42,25 @@ STRIDES = MODEL.encoder.strides
 HOPS = np.cumprod((1, *STRIDES))  # samples a frame at each level
 BLOCK = int(HOPS[3])  # the level that finds levels and makes noise: its bins are 400 Hz wide
 LOWEST = 24  # MDCT bins of the whole hop that are coded, up to 1.9 kHz
-EDGES = np.array([5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 28, 33, 39, 46, 53, 60])  # of bands, in bins of a block
+# Edges of bands, in bins of a block: 50 is 20 kHz, where many recordings end.
+EDGES = np.array([5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 28, 33, 38, 44, 50, 60])
 BANDS, FIRST = len(EDGES) - 1, int(EDGES[0])
-LEVELS = BANDS + 1  # the last one is of what lies below the bands
 NOISY = BLOCK - FIRST  # bins of a block that are noise
 BAND_OF = np.repeat(np.arange(BANDS), np.diff(EDGES))
+CODED = 6  # bins of a block that have all that is coded
+LEVELS = BANDS + 1  # the last one is of what is coded
 SATURATIONS = 4.0 ** -np.arange(7)  # rates of a logarithm to base 4
 SENSITIVITY = 1500.0  # bins over their RMS are multiplied by this, so that the logarithm begins at -63 dB
 CLEAR = 50.0  # random mixtures are multiplied by this before their sign is taken
 DEEPEST = 12.0  # how far below 0, as ELU's argument, the lowest level lies
-LEVEL_WEIGHTS = np.array([0.25] * BANDS + [1.0])  # of levels, as natural logarithms, among the latents
+LEVEL_WEIGHTS = np.array([0.25] * BANDS + [2.0])  # of levels, as natural logarithms, among the latents
+RIDGE = 0.01  # of the levels' variance, where noise is predicted from all of them
 FLOOR = 0.1  # of the RMS: coded bins are not amplified further below
 SHARE = 0.7  # of its level, in dB, that is taken out of what is coded
 OFFSET = 64.0  # channels that are to pass ELU as they are lie above 0 by this
 
-# Channels at the level of blocks. Encoder: DCT, bins and their negatives, levels, the constant 1. Decoder: DCT, levels,
-# mixtures whose signs are taken, these signs, bins of noise, mixtures, the constant 1. One level further on in the
-# decoder: DCT, that of noise, the level of what is coded, mixtures, 1.
+# Channels at the level of blocks. Encoder: bins that are coded, DCT, bins and their negatives, levels, the constant 1.
+# Decoder: coded bins, levels, mixtures whose signs are taken, these signs, bins of noise, mixtures, the constant 1.
 PLUS, MINUS = slice(BLOCK, 2 * BLOCK), slice(2 * BLOCK, 3 * BLOCK)
 ONE = 255
 FOUND = slice(ONE - LEVELS, ONE)
@@ -64,14 +68,11 @@ LEVEL = slice(BLOCK, BLOCK + LEVELS)
 MIXED = slice(LEVEL.stop, LEVEL.stop + NOISY)
 SIGN = slice(MIXED.stop, MIXED.stop + NOISY)
 NOISE = slice(SIGN.stop, SIGN.stop + NOISY)
-SMALL = int(HOPS[2])
-HISS = slice(SMALL, 2 * SMALL)
-LOUDNESS, SMALL_ONE = 2 * SMALL, 127
 TOP_LEVEL = slice(HOP, HOP + LEVELS)  # of the features at the frame rate, in encoder and decoder
-TOP_LOUDNESS = TOP_LEVEL.stop - 1  # the level of what is coded, among them
 SLOPE = SHARE * np.log(4)
 UNCHANGED = float(np.exp(SLOPE * np.sum(1 - np.exp(-SATURATIONS * 0.8 / FLOOR))))  # what is at its RMS is not amplified
-PIECES = 800  # of two seconds, for codebooks
+SPEEDS = (0.9, 1.1)  # at which speech is played too, for codebooks: more voices
+PIECES = 2400  # of two seconds, for codebooks, at most
 Tree = dict[str, Any]
 NET = codec.Codec(MODEL)
 
@@ -86,6 +87,14 @@ def latents(variables: Tree, audio: jax.Array | np.ndarray) -> jax.Array:
 def decoded(variables: Tree, zq: jax.Array | np.ndarray) -> jax.Array:
     """Audio [batch, samples, 1] of latents [batch, frames, dim]."""
     return cast(jax.Array, NET.apply(variables, zq, method="decode_latents"))
+
+
+@jax.jit
+def quantized(embed: jax.Array, z: jax.Array | np.ndarray) -> jax.Array:
+    """Latents z[batch, frames, dim] as decoded from codes of greedy search."""
+    quantizer, books = ResidualQuantizer(replace(MODEL.quantizer, beams=1)), {CODEBOOK: {"embed": embed}}
+    codes = quantizer.apply(books, z, method="encode")
+    return cast(jax.Array, quantizer.apply(books, codes, method="decode"))
 
 
 class Speech:
@@ -140,31 +149,23 @@ def still_units(block: Tree, *hidden: slice) -> list[tuple[np.ndarray, np.ndarra
     return kernels
 
 
-def multiply(
-    unit: tuple[np.ndarray, np.ndarray],
-    size: int,
-    level: int,
-    one: int,
-    taps: Sequence[float],
-    most: float,
-    gain: float,
-) -> None:
-    """Makes a residual unit multiply its first `size` channels, OFFSET above 0, by gain * exp(taps * level).
+def multiply(unit: tuple[np.ndarray, np.ndarray], level: int, slope: float, most: float, gain: float) -> None:
+    """Makes a residual unit multiply the channels CODED, OFFSET above 0, by gain * exp(slope * level).
 
-    That is the difference of exp(taps * level + x) and exp(taps * level - x) for a small x; `most` is what the exponent
-    stays below.
+    That is the difference of exp(slope * level + x) and exp(slope * level - x) for a small x; `level` is a channel, and
+    `most` is what the exponent stays below.
     """
     first, last = unit
     small = 1 / 32
-    plus, minus, linear = (slice(i * size, (i + 1) * size) for i in range(3))
+    plus, minus, linear = (slice(i * CODED, (i + 1) * CODED) for i in range(3))
     first[:, :, : linear.stop] = 0
     for half, sign in ((plus, small), (minus, -small)):
-        first[-1, :size, half] = sign * np.eye(size)
-        first[-len(taps) :, level, half] = np.reshape(taps, (-1, 1))
-        first[-1, one, half] = -most - sign * OFFSET
-        last[half, :size] = gain * np.exp(most) / (2 * sign) * np.eye(size)
-    first[-1, :size, linear] = np.eye(size)
-    last[linear, :size] = -np.eye(size)
+        first[-1, level, half] = slope
+        first[-1, :CODED, half] = sign * np.eye(CODED)
+        first[-1, ONE, half] = -most - sign * OFFSET
+        last[half, :CODED] = gain * np.exp(most) / (2 * sign) * np.eye(CODED)
+    first[-1, :CODED, linear] = np.eye(CODED)
+    last[linear, :CODED] = -np.eye(CODED)
 
 
 def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> None:
@@ -185,19 +186,20 @@ def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
         still_units(block)
 
     found, logarithm, amplifier = still_units(
-        encoder["conv_blocks_3"], slice(BLOCK), PLUS, MINUS, slice(FOUND.start, None)
+        encoder["conv_blocks_3"], slice(CODED), PLUS, MINUS, slice(FOUND.start, None)
     )
     kernel, basis, size = encoder["conv_blocks_2"]["conv"]["kernel"], block_basis(), HOPS[2]
     bins = (basis / speech.rms_of(basis)).reshape(-1, size, BLOCK)
-    kernel[:, :, PLUS.start : MINUS.stop] = kernel[:, :, FOUND.start :] = 0
+    kernel[:, :, :CODED] = kernel[:, :, PLUS.start : MINUS.stop] = kernel[:, :, FOUND.start :] = 0
     kernel[:, :size, PLUS] = SENSITIVITY * (speech.whitened(size)[1] @ bins)
     kernel[:, :size, MINUS] = -kernel[:, :size, PLUS]
+    kernel[:, :size, :CODED] = kernel[:, :size, PLUS][..., :CODED] / SENSITIVITY
     bias = encoder["conv_blocks_2"]["conv"]["bias"]
-    bias[:BLOCK], bias[ONE] = OFFSET, 1
+    bias[:CODED], bias[ONE] = OFFSET, 1
 
     average = np.zeros((BLOCK, LEVELS))
     average[FIRST:, :BANDS] = (BAND_OF[:, None] == np.arange(BANDS)) / np.diff(EDGES)
-    average[:FIRST, BANDS] = 1 / (FIRST * SENSITIVITY * FLOOR)
+    average[:CODED, BANDS] = 1 / (CODED * SENSITIVITY * FLOOR)
     found[0][:, :, :LEVELS] = 0
     found[0][:, PLUS, :LEVELS] = found[0][:, MINUS, :LEVELS] = average / 7
     found[1][:LEVELS, FOUND] = np.eye(LEVELS)
@@ -207,14 +209,18 @@ def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
         here = slice(i * LEVELS, (i + 1) * LEVELS)
         logarithm[0][-1, FOUND, here] = rate * np.eye(LEVELS)
         logarithm[1][here, FOUND] = -np.eye(LEVELS)
-    multiply(amplifier, BLOCK, FOUND.stop - 1, ONE, (-SLOPE / 2, -SLOPE / 2), 0.0, UNCHANGED)
+    multiply(amplifier, FOUND.stop - 1, -SLOPE, 0.0, UNCHANGED)
 
     kernel = encoder["conv_blocks_3"]["conv"]["kernel"]
-    kernel[:, PLUS.start : MINUS.stop] = kernel[:, FOUND.start :] = kernel[:, :, TOP_LEVEL] = 0
-    window = np.sin(np.pi * (np.arange(7) + 0.5) / 7) ** 2
-    kernel[3:, FOUND, TOP_LEVEL] = (window / window.sum())[:, None, None] * np.eye(LEVELS)
-    kernel[:, FOUND.stop - 1, TOP_LOUDNESS] = 0
-    kernel[[0, 9], FOUND.stop - 1, TOP_LOUDNESS] = 0.5  # as the amplifier takes it
+    kernel[:, :, :HOP] = kernel[:, PLUS.start : MINUS.stop] = kernel[:, FOUND.start :] = kernel[:, :, TOP_LEVEL] = 0
+    lapped = (basis * speech.rms_of(basis))[:, :CODED].T.reshape(CODED, 2, BLOCK).swapaxes(0, 1)
+    forward, stride = speech.whitened(HOP)[0].reshape(-1, BLOCK, HOP), STRIDES[3]
+    kernel[stride:, :CODED, :HOP] += lapped[0] @ forward  # each block by the bins of two, a block late
+    kernel[stride - 1 : -1, :CODED, :HOP] += lapped[1] @ forward
+    window = np.sin(np.pi * (np.arange(8) + 0.5) / 8) ** 2
+    window = (window / window.sum())[:, None]
+    kernel[2:, FOUND.start + np.arange(BANDS), TOP_LEVEL.start + np.arange(BANDS)] = window
+    kernel[:8, FOUND.stop - 1, TOP_LEVEL.stop - 1] = window[:, 0]  # the decoder's interpolation follows the amplifier
 
     kernel = params["projector"]["kernel"]
     kernel[:] = 0
@@ -225,32 +231,46 @@ def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
 
 def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> None:
     """Writes a transform coder's synthesis, and noise above it, into the decoder's parameters."""
-    decoder = params["decoder"]
+    decoder, basis = params["decoder"], block_basis()
     kernel = decoder["conv1"]["kernel"]
     kernel[:] = rng.normal(size=kernel.shape) / np.sqrt(kernel.shape[0] * kernel.shape[1])
     kernel[:, :, : TOP_LEVEL.stop] = kernel[:, -LEVELS:] = 0
     synthesis = dsp.synthesis_kernel(HOP)[:, :LOWEST] / latent_scale(speech)[:, None]
     kernel[-2:, :LOWEST, :HOP] = synthesis @ speech.whitened(HOP)[0]
     kernel[-1, -LEVELS:, TOP_LEVEL] = np.diag(1 / (LEVEL_WEIGHTS * np.log(4)))
-    kernel[-2:, -1, TOP_LOUDNESS] = kernel[-1, -1, TOP_LOUDNESS], 0  # a hop late, like the bins
     for i, stride in enumerate(reversed(STRIDES)):
         block, below, here = decoder[f"conv_blocks_{i}"], HOPS[3 - i], HOPS[4 - i]
         kernel = block["conv"]["kernel"].reshape(2, -1, stride, block["conv"]["bias"].size)
         kernel[:] = rng.normal(size=kernel.shape) / np.sqrt(2 * kernel.shape[1])
         kernel[..., :below] = 0
         block["conv"]["bias"][:] = 0
-        backward = speech.whitened(here)[1].reshape(here, stride, below)
-        kernel[1, :here, :, :below] = backward @ speech.whitened(below)[0]
+        if i == 0:
+            start_blocks(block, kernel, speech, rng)
+            continue
         still_units(block)
+        if i == 1:
+            kernel[:, LEVEL.start : MIXED.stop] = kernel[:, ONE] = 0
+            rows = (basis * speech.rms_of(basis)).reshape(2, stride, below, BLOCK)[::-1]
+            rows = np.einsum("ajsn,sc->anjc", rows, speech.whitened(below)[0])
+            kernel[:, :CODED, :, :below], kernel[:, NOISE, :, :below] = rows[:, :CODED], rows[:, FIRST:]
+        else:
+            backward = speech.whitened(here)[1].reshape(here, stride, below)
+            kernel[1, :here, :, :below] = backward @ speech.whitened(below)[0]
     decoder["conv2"]["kernel"][:] = 0
     decoder["conv2"]["kernel"][-1, 0, 0] = speech.rms
 
-    block = decoder["conv_blocks_0"]
-    (signs, noise, _), stride = still_units(block, slice(LEVEL.start, NOISE.stop), slice(ONE, None)), STRIDES[3]
-    kernel = block["conv"]["kernel"].reshape(2, -1, stride, 256)
+
+def start_blocks(block: Tree, kernel: np.ndarray, speech: Speech, rng: np.random.Generator) -> None:
+    """Writes the decoder's first block, its strided kernel [2, features, stride, channels]: coded bins and noise."""
+    signs, noise, amplifier = still_units(block, slice(CODED), slice(LEVEL.start, NOISE.stop), slice(ONE, None))
+    stride, bias, basis = kernel.shape[2], block["conv"]["bias"], block_basis()
     kernel[..., LEVEL.start : NOISE.stop] = kernel[..., ONE] = 0
-    block["conv"]["bias"][ONE] = 1
+    bias[:CODED], bias[ONE] = OFFSET, 1
+    bins = (basis / speech.rms_of(basis))[:, :CODED].reshape(2, BLOCK, CODED)
+    samples = speech.whitened(HOP)[1].reshape(HOP, stride, BLOCK).swapaxes(0, 1)
     for j in range(stride):  # levels by linear interpolation from frame to frame
+        kernel[1, :HOP, j, :CODED] = samples[j] @ bins[1]
+        kernel[1 if j else 0, :HOP, j, :CODED] += samples[j - 1] @ bins[0]
         share = (j + 0.5) / stride
         kernel[0, TOP_LEVEL, j, LEVEL] = (1 - share) * np.eye(LEVELS)
         kernel[1, TOP_LEVEL, j, LEVEL] = share * np.eye(LEVELS)
@@ -262,48 +282,46 @@ def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
     signs[1][:NOISY, SIGN] = np.eye(NOISY)
     noise[0][:, :, : 2 * NOISY] = 0
     for half, sign in ((slice(NOISY), 1.0), (slice(NOISY, 2 * NOISY), -1.0)):
-        noise[0][-1, LEVEL, half] = np.log(4) * (np.arange(LEVELS)[:, None] == BAND_OF)
         noise[0][-1, ONE, half] = -DEEPEST
         noise[0][-1, SIGN, half] = sign / 2 * np.eye(NOISY)
         noise[1][half, NOISE] = sign * 50 * np.eye(NOISY)
-
-    block, stride = decoder["conv_blocks_1"], STRIDES[2]
-    amplifier = still_units(block, slice(SMALL), slice(LOUDNESS, LOUDNESS + 1), slice(SMALL_ONE, None))[2]
-    kernel, bias = block["conv"]["kernel"].reshape(2, 256, stride, 128), block["conv"]["bias"]
-    kernel[:, BLOCK:] = kernel[..., HISS] = kernel[..., LOUDNESS] = kernel[..., SMALL_ONE] = 0
-    kernel[1, LEVEL.stop - 1, :, LOUDNESS] = 1
-    bias[:SMALL], bias[SMALL_ONE] = OFFSET, 1
-    basis = block_basis()[:, FIRST:]
-    rows = (basis * speech.rms_of(basis)).reshape(2, stride, SMALL, NOISY)
-    kernel[:, NOISE, :, HISS] = np.einsum("ajsn,sc->anjc", rows[::-1], speech.whitened(SMALL)[0])
-    multiply(amplifier, SMALL, LOUDNESS, SMALL_ONE, (SLOPE,), SLOPE * len(SATURATIONS) + 1, 1 / UNCHANGED)
-    kernel = decoder["conv_blocks_2"]["conv"]["kernel"].reshape(2, 128, STRIDES[1], 64)
-    kernel[:, HISS] = kernel[:, :SMALL]
-    kernel[:, [LOUDNESS, SMALL_ONE]] = 0
+    multiply(amplifier, LEVEL.stop - 1, SLOPE, SLOPE * len(SATURATIONS) + 1, 1 / UNCHANGED)
 
 
-def block_amplitudes(audio: np.ndarray) -> np.ndarray:
-    """Magnitudes [batch, blocks - 1, bins of noise] of audio [batch, samples], a whole number of blocks."""
+def log_amplitudes(audio: np.ndarray) -> np.ndarray:
+    """Natural logarithm of magnitudes [batch, blocks - 1, bins of noise] of audio [batch, samples], whole blocks."""
     blocks = audio.reshape(len(audio), -1, BLOCK)
-    return abs(np.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ block_basis()[:, FIRST:]) + 1e-7
+    bins = np.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ block_basis()[:, FIRST:]
+    return np.log(abs(bins) + 1e-7)
+
+
+def mean_spectrum(audio: np.ndarray) -> np.ndarray:
+    """Mean natural logarithm of STFT magnitudes of audio [batch, samples] around each bin of noise, [bins]."""
+    magnitudes = abs(np.asarray(dsp.stft(jnp.asarray(audio), 16 * BLOCK, 4 * BLOCK)))[..., 8 * FIRST : 8 * BLOCK]
+    return np.log(magnitudes + 1e-5).mean(axis=(0, 1)).reshape(NOISY, 8).mean(axis=1)
 
 
 def fit_levels(variables: Tree, audio: np.ndarray) -> None:
-    """Sets each level's mean and the gain of each band's noise by audio [batch, samples, 1]."""
-    params, delay = variables["params"], MODEL.delay_samples
-    mean = np.asarray(latents(variables, audio))[..., -LEVELS:].mean(axis=(0, 1)) / (LEVEL_WEIGHTS * np.log(4))
-    params["encoder"]["conv_blocks_3"]["conv"]["bias"][TOP_LEVEL] -= mean
-    params["decoder"]["conv_blocks_0"]["conv"]["bias"][LEVEL] += mean
-    coded, natural = latents(variables, audio), block_amplitudes(audio[:, :-delay, 0])
-    gains = params["decoder"]["conv_blocks_0"]["res_units_1"]["conv2"]["kernel"].reshape(256, 256)
-    for _ in range(3):  # bands leak into each other
-        made = block_amplitudes(np.asarray(decoded(variables, coded))[:, delay:, 0])
-        for band in range(BANDS):
-            bins = np.flatnonzero(np.equal(BAND_OF, band))
-            level = natural[..., bins].mean(axis=-1)
-            loud = level > np.median(level)
-            ratio = np.exp(np.mean(np.log(natural[..., bins][loud] / made[..., bins][loud])))
-            gains[: 2 * NOISY, NOISE.start + bins] *= ratio
+    """Sets each level's mean, and how loud noise is in each bin by all levels, by audio [batch, samples, 1]."""
+    delay, stride, block = MODEL.delay_samples, STRIDES[3], variables["params"]["decoder"]["conv_blocks_0"]
+    levels = np.asarray(latents(variables, audio))[..., -LEVELS:] / (LEVEL_WEIGHTS * np.log(4))
+    mean = levels.mean(axis=(0, 1))
+    variables["params"]["encoder"]["conv_blocks_3"]["conv"]["bias"][TOP_LEVEL] -= mean
+    block["conv"]["bias"][LEVEL] += mean
+
+    share = (np.arange(stride)[:, None] + 0.5) / stride
+    known = (1 - share) * levels[:, :-1, None] + share * levels[:, 1:, None]  # as the decoder interpolates them
+    known = known.reshape(len(audio), -1, LEVELS)[:, delay // BLOCK - stride :]
+    natural = log_amplitudes(audio[..., 0])[:, : known.shape[1]].reshape(-1, NOISY)
+    known = known.reshape(-1, LEVELS) - known.mean(axis=(0, 1))
+    squares = known.T @ known
+    squares += RIDGE * np.trace(squares) / LEVELS * np.eye(LEVELS)
+    noise = [block["res_units_1"][name]["kernel"] for name in ("conv1", "conv2")]
+    noise[0][-1, LEVEL, : 2 * NOISY] = np.tile(np.linalg.solve(squares, known.T @ natural), 2)
+    gains = noise[1].reshape(256, 256)[: 2 * NOISY, NOISE]
+    natural, coded = mean_spectrum(audio[:, :-delay, 0]), latents(variables, audio)
+    for _ in range(3):  # bins leak into each other
+        gains *= np.exp(natural - mean_spectrum(decoded(variables, coded)[:, delay:, 0]))
 
 
 def started(audio: np.ndarray) -> Tree:
@@ -318,13 +336,14 @@ def started(audio: np.ndarray) -> Tree:
     return variables
 
 
-def crops(sources: list[str], samples: int) -> np.ndarray:
-    """All speech of the sources in pieces, float32[count, samples, 1]."""
+def crops(sources: list[str], samples: int, speed: float = 1.0) -> np.ndarray:
+    """All speech of the sources, played at a speed, in pieces float32[count, samples, 1]."""
     taken: list[np.ndarray] = []
     for path in find_audio(sources):
         audio, rate_hz = read_audio(path)
         if rate_hz == RATE_HZ:
-            taken += np.split(audio[: len(audio) // samples * samples, :1], range(samples, len(audio), samples))
+            audio = soxr.resample(audio[:, :1], RATE_HZ * speed, RATE_HZ)
+            taken += np.split(audio[: len(audio) // samples * samples], range(samples, len(audio), samples))
     taken = [piece for piece in taken if len(piece)]
     if not taken:
         raise AdjaxError(f"no file of {RATE_HZ} Hz and {samples / RATE_HZ:g} s in {', '.join(sources)}")
@@ -332,11 +351,23 @@ def crops(sources: list[str], samples: int) -> np.ndarray:
 
 
 def fit_codebooks(variables: Tree, audio: np.ndarray) -> None:
-    """Sets codebooks by k-means on audio [batch, samples, 1], each piece at a loudness of its own."""
+    """Sets codebooks by k-means on audio [batch, samples, 1], each piece at a loudness of its own.
+
+    Twice: on a part, of differences from the frame before as it is, then on all, from that as it is decoded.
+    """
+    size, frames = MODEL.quantizer.codebook_size, len(audio) * (audio.shape[1] // HOP - 1)
+    if frames < size:
+        raise AdjaxError(f"codebooks need {size * HOP / RATE_HZ:.0f} s of speech, better an hour, at {RATE_HZ} Hz")
     gains = 10 ** (np.random.default_rng(0).uniform(-6, 3, (len(audio), 1, 1)) / 20)
     z = np.concatenate([latents(variables, audio[i : i + 8] * gains[i : i + 8]) for i in range(0, len(audio), 8)])
-    points = differences(jnp.asarray(z), MODEL.quantizer).reshape(-1, z.shape[-1])
-    books = jax.jit(kmeans_start, static_argnums=2)(points, jax.random.key(0), MODEL.quantizer)
+    factors, kmeans = prediction_factors(MODEL.quantizer), jax.jit(kmeans_start, static_argnums=2)
+
+    def fitted(earlier: np.ndarray, frames: int) -> Codebooks:
+        points = (z[:, 1:] - factors * earlier[:, :-1]).reshape(-1, z.shape[-1])
+        return kmeans(points[:: len(points) // frames], jax.random.key(0), MODEL.quantizer)
+
+    embed = fitted(z, max(size, frames // 4)).embed
+    books = fitted(np.concatenate([quantized(embed, z[i : i + 64]) for i in range(0, len(z), 64)]), frames)
     variables[CODEBOOK] = {"quantizer": jax.tree.map(np.asarray, books._asdict())}
 
 
@@ -348,7 +379,8 @@ def main() -> None:
     try:
         audio = np.random.default_rng(0).permutation(crops(options.speech, 2 * RATE_HZ))
         variables = started(audio[:24])
-        fit_codebooks(variables, audio[:PIECES])
+        played = [crops(options.speech, 2 * RATE_HZ, speed) for speed in SPEEDS]
+        fit_codebooks(variables, np.random.default_rng(0).permutation(np.concatenate([audio, *played]))[:PIECES])
         weights.save_model(options.output, MODEL, variables)
     except AdjaxError as error:
         parser.error(str(error))
