@@ -1,6 +1,6 @@
 """symAD at 48 kHz and 12.8 kbps: starts as a transform coder with codebooks by k-means, then its decoder is trained.
 
-Command: python scripts/transform_start.py runs/start --speech speech48 ljspeech
+Command: python scripts/transform_start.py runs/start --speech speech48
 then: adjax train configs/symad48_transform.py --set init_from=runs/start
 --set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
 Time: 29 CPU minutes, then 10. Result: docs/training.md, "symAD as a transform coder".

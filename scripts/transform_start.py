@@ -40,6 +40,7 @@ HOP, RATE_HZ = MODEL.hop_samples, MODEL.sample_rate_hz
 assert isinstance(MODEL.encoder, ConvEncoder)
 STRIDES = MODEL.encoder.strides
 HOPS = np.cumprod((1, *STRIDES))  # samples a frame at each level
+SHARES = (np.arange(STRIDES[3]) + 0.5) / STRIDES[3]  # of the newer frame in a level of each of the frame's blocks
 BLOCK = int(HOPS[3])  # the level that finds levels and makes noise: its bins are 400 Hz wide
 LOWEST = 24  # MDCT bins of the whole hop that are coded, up to 1.9 kHz
 # Edges of bands, in bins of a block: 50 is 20 kHz, where many recordings end.
@@ -271,9 +272,8 @@ def start_blocks(block: Tree, kernel: np.ndarray, speech: Speech, rng: np.random
     for j in range(stride):  # levels by linear interpolation from frame to frame
         kernel[1, :HOP, j, :CODED] = samples[j] @ bins[1]
         kernel[1 if j else 0, :HOP, j, :CODED] += samples[j - 1] @ bins[0]
-        share = (j + 0.5) / stride
-        kernel[0, TOP_LEVEL, j, LEVEL] = (1 - share) * np.eye(LEVELS)
-        kernel[1, TOP_LEVEL, j, LEVEL] = share * np.eye(LEVELS)
+        kernel[0, TOP_LEVEL, j, LEVEL] = (1 - SHARES[j]) * np.eye(LEVELS)
+        kernel[1, TOP_LEVEL, j, LEVEL] = SHARES[j] * np.eye(LEVELS)
     heard = LOWEST + FIRST  # features in which the coded bins are
     kernel[:, :heard, :, MIXED] = CLEAR * rng.choice([-1, 1], (2, heard, stride, NOISY)) / np.sqrt(2 * heard)
 
@@ -303,15 +303,15 @@ def mean_spectrum(audio: np.ndarray) -> np.ndarray:
 
 def fit_levels(variables: Tree, audio: np.ndarray) -> None:
     """Sets each level's mean, and how loud noise is in each bin by all levels, by audio [batch, samples, 1]."""
-    delay, stride, block = MODEL.delay_samples, STRIDES[3], variables["params"]["decoder"]["conv_blocks_0"]
+    delay, block = MODEL.delay_samples, variables["params"]["decoder"]["conv_blocks_0"]
     levels = np.asarray(latents(variables, audio))[..., -LEVELS:] / (LEVEL_WEIGHTS * np.log(4))
     mean = levels.mean(axis=(0, 1))
     variables["params"]["encoder"]["conv_blocks_3"]["conv"]["bias"][TOP_LEVEL] -= mean
     block["conv"]["bias"][LEVEL] += mean
 
-    share = (np.arange(stride)[:, None] + 0.5) / stride
-    known = (1 - share) * levels[:, :-1, None] + share * levels[:, 1:, None]  # as the decoder interpolates them
-    known = known.reshape(len(audio), -1, LEVELS)[:, delay // BLOCK - stride :]
+    newer = SHARES[:, None]
+    known = (1 - newer) * levels[:, :-1, None] + newer * levels[:, 1:, None]  # as the decoder interpolates them
+    known = known.reshape(len(audio), -1, LEVELS)[:, delay // BLOCK - len(SHARES) :]
     natural = log_amplitudes(audio[..., 0])[:, : known.shape[1]].reshape(-1, NOISY)
     known = known.reshape(-1, LEVELS) - known.mean(axis=(0, 1))
     squares = known.T @ known
@@ -362,19 +362,22 @@ def fit_codebooks(variables: Tree, audio: np.ndarray) -> None:
     z = np.concatenate([latents(variables, audio[i : i + 8] * gains[i : i + 8]) for i in range(0, len(audio), 8)])
     factors, kmeans = prediction_factors(MODEL.quantizer), jax.jit(kmeans_start, static_argnums=2)
 
-    def fitted(earlier: np.ndarray, frames: int) -> Codebooks:
+    def fitted(z: np.ndarray, earlier: np.ndarray) -> Codebooks:
         points = (z[:, 1:] - factors * earlier[:, :-1]).reshape(-1, z.shape[-1])
-        return kmeans(points[:: len(points) // frames], jax.random.key(0), MODEL.quantizer)
+        return kmeans(points, jax.random.key(0), MODEL.quantizer)
 
-    embed = fitted(z, max(size, frames // 4)).embed
-    books = fitted(np.concatenate([quantized(embed, z[i : i + 64]) for i in range(0, len(z), 64)]), frames)
+    part = z[:: min(4, frames // size)]
+    embed = fitted(part, part).embed
+    books = fitted(z, np.concatenate([quantized(embed, z[i : i + 64]) for i in range(0, len(z), 64)]))
     variables[CODEBOOK] = {"quantizer": jax.tree.map(np.asarray, books._asdict())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="model folder to write")
-    parser.add_argument("--speech", nargs="+", required=True, help="speech at 48 kHz: folders, files or lists")
+    parser.add_argument(
+        "--speech", nargs="+", required=True, help="folders, files or lists; files not of 48 kHz are left out"
+    )
     options = parser.parse_args()
     try:
         audio = np.random.default_rng(0).permutation(crops(options.speech, 2 * RATE_HZ))

@@ -62,6 +62,7 @@ def test_override() -> None:
         ("model.decoder.delay_samples=9600", "more than the decoder's delay"),
         ("losses.magnitude_start_step=-1", "must not be negative"),
         ("optimizer.learning_rate=NaN", "finite"),
+        ("optimizer.damping=-1", "optimizer.damping must not be negative"),
     ):
         with pytest.raises(ConfigError, match=message):
             override(config, [assignment])

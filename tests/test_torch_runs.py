@@ -299,6 +299,7 @@ def plain_run(**changes: Any) -> TrainConfig:
             r"model\.quantizer\.dropout is 0\.5, there it would be 0\.0",
         ),
         ({"optimizer": Optimizer(schedule="cosine", warmup_steps=3)}, "cosine schedule with 3 warm-up steps"),
+        ({"optimizer": Optimizer(damping=0.1)}, r"optimizer\.damping is 0\.1, there it would be 0\.0"),
         ({"data": Data(crop_samples=400, context_samples=200)}, r"data\.context_samples is 200"),
         ({"data": Data(crop_samples=400, noise=("street",))}, r"data\.noise is \['street'\]"),
         ({"data": Data(crop_samples=400, augmentation=Augmentation(equalizer_db=6.0))}, "augmentation"),

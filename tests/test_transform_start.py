@@ -67,7 +67,7 @@ def test_quiet_speech_is_coded_louder_and_comes_back_as_quiet(start: dict[str, A
 
 
 def test_codebooks_are_of_the_latents(start: dict[str, Any]) -> None:
-    start["fit_codebooks"](start["variables"], np.tile(start["audio"], (14, 1, 1)))
+    start["fit_codebooks"](start["variables"], np.tile(start["audio"], (16, 1, 1)))
     books = start["variables"][start["CODEBOOK"]]["quantizer"]
     latents = np.asarray(start["latents"](start["variables"], start["audio"]))[0, 10:, : start["LOWEST"]]
     nearest = ((latents[:, None] - books["embed"][0][None, :, : start["LOWEST"]]) ** 2).sum(-1).min(-1)
