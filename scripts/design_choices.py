@@ -3,10 +3,11 @@
 Usage: python scripts/design_choices.py RUN_DIR --config CONFIG.py --train FOLDER [FOLDER ...] --test FOLDER
 
 Without --config, AudioDec's symAD in small is the base and choices are added to the published recipe one by one, then
-all together; where the encoder works at the frame rate (configs/spectral48.py), they are taken out of it one by one.
-Training is by metric losses only, the magnitude loss among them from the first step, since a short study would not come
-to its own. Variants that are done are skipped, and one that was cut off goes on from its last
-checkpoint. RUN_DIR gets a run of `adjax train` for each variant, and evaluation/ of all models on --test.
+all together; where the encoder works at the frame rate (configs/spectral48.py), or symAD's layers start as a transform
+coder (configs/symad48_transform.py, with --set init_from=START), they are taken out of it one by one. Training is by
+metric losses only, the magnitude loss among them from the first step, since a short study would not come to its own.
+Variants that are done are skipped, and one that was cut off goes on from its last checkpoint. RUN_DIR gets a run of
+`adjax train` for each variant, and evaluation/ of all models on --test.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 from adjax.cli.training import read_config
-from adjax.config import SpectralEncoder
+from adjax.config import PARTS, SpectralEncoder
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FFT_SIZES, BANDS = (2048, 1024, 512, 256), (128, 96, 56, 28)
@@ -71,6 +72,22 @@ SPECTRAL: dict[str, Changes] = {
     "without-quantizer-dropout": {"model.quantizer.dropout": 0.0},
     "without-speed-perturbation": {"data.augmentation.speeds": (1.0,)},
 }
+# What trains symAD from its start as a transform coder.
+TRANSFORM: dict[str, Changes] = {
+    "as-configured": {},
+    "one-resolution-mel-alone": ONE_MEL
+    | {"losses.complex_weight": 0.0, "losses.magnitude_weight": 0.0, "losses.error_weight": 0.0},
+    "one-resolution-mel": ONE_MEL,
+    "without-complex-loss": {"losses.complex_weight": 0.0},
+    "complex-loss-at-all-frequencies": {"losses.complex_below_hz": None},
+    "without-magnitude-loss": {"losses.magnitude_weight": 0.0},
+    "without-waveform-error": {"losses.error_weight": 0.0},
+    "without-left-context": {"data.context_samples": 0},
+    "without-damping": {"optimizer.damping": 0.0},
+    "all-parts-trained": {"trained": PARTS},
+    "quantizer-dropout": DROPOUT,
+    "without-augmentation": {"data.augmentation.share": 0.0, "data.augmentation.speeds": (1.0,)},
+}
 
 
 def adjax(*arguments: object) -> None:
@@ -91,8 +108,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="these variants")
     parser.add_argument("--set", action="append", default=[], help="change one value of every variant")
     options = parser.parse_args()
-    spectral = isinstance(read_config(options.config).model.encoder, SpectralEncoder)
-    variants = SPECTRAL if spectral else CONVOLUTIONAL
+    base = read_config(options.config).model
+    if isinstance(base.encoder, SpectralEncoder):
+        variants = SPECTRAL
+    else:
+        variants = TRANSFORM if base.delay_samples else CONVOLUTIONAL
     if unknown := set(options.only or ()) - set(variants):
         parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
 

@@ -324,10 +324,15 @@ def fit_levels(variables: Tree, audio: np.ndarray) -> None:
         gains *= np.exp(natural - mean_spectrum(decoded(variables, coded)[:, delay:, 0]))
 
 
+def any_speech() -> Speech:
+    """Of the speech that spectral48 was trained on."""
+    spectral = weights.load_model(weights.find_model("spectral48"))[1]
+    return Speech(np.asarray(spectral["stats"]["encoder"]["sigma"], np.float64))
+
+
 def started(audio: np.ndarray) -> Tree:
     """A model's variables that start as a transform coder, its levels fitted to audio [batch, samples, 1]."""
-    spectral = weights.load_model(weights.find_model("spectral48"))[1]
-    speech = Speech(np.asarray(spectral["stats"]["encoder"]["sigma"], np.float64))
+    speech = any_speech()
     variables = jax.tree.map(np.array, codec.init(MODEL, jax.random.key(0)))
     rng = np.random.default_rng(0)
     start_encoder(variables["params"], speech, rng)

@@ -88,7 +88,10 @@ def test_every_stage_and_resuming(tmp_path: Path, speech: tuple[str, str]) -> No
     assert "adjax train" not in again.stdout
 
 
-@pytest.mark.parametrize(("base", "table"), [("symad48_small", "CONVOLUTIONAL"), ("spectral48", "SPECTRAL")])
+@pytest.mark.parametrize(
+    ("base", "table"),
+    [("symad48_small", "CONVOLUTIONAL"), ("spectral48", "SPECTRAL"), ("symad48_transform", "TRANSFORM")],
+)
 def test_design_choices_are_values_of_their_configuration(base: str, table: str) -> None:
     """Each variant is another configuration than any other: a choice that changes nothing would measure noise."""
     variants = runpy.run_path(str(ROOT / "scripts" / "design_choices.py"))[table]

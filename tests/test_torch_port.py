@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adjax.config import ConvDecoder, ConvEncoder, ModelConfig, SpectralDecoder, SpectralEncoder
+from adjax.config import ConvDecoder, ConvEncoder, ModelConfig, Quantizer, SpectralDecoder, SpectralEncoder
 from adjax.errors import AdjaxError
 from adjax.torch_port import (
     autoencoder_rows,
@@ -173,6 +173,7 @@ def test_default_config(tmp_path: Path) -> None:
         ({"encoder": SpectralEncoder(), "decoder": SpectralDecoder()}, "SpectralEncoder"),
         ({"encoder": ConvEncoder(aligned=True), "projector_bias": True}, "aligned.*projector_bias"),
         ({"decoder": ConvDecoder(delay_samples=300)}, "delay_samples"),
+        ({"quantizer": Quantizer(commit_every_stage=True, predicted=20)}, "quantizer.predicted"),
         ({"encoder": ConvEncoder(activate=True)}, "encoder.activate and decoder.activate differ"),
         ({"encoder": ConvEncoder(weight_norm=True)}, "weight_norm without activate"),
     ],

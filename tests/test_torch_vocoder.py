@@ -109,6 +109,13 @@ def test_unreleased_vocoders_round_trip(changes: dict, tmp_path: Path) -> None:
     assert (tmp_path / "v" / "stats.npy").exists() == model.decoder.statistics
 
 
+def test_a_delayed_vocoder_is_not_exported(tmp_path: Path) -> None:
+    model = VocoderModel("v", 24000, 6, Vocoder(channels=8, strides=(2, 3), delay_samples=3))
+    with pytest.raises(AdjaxError, match=r"v: cannot be exported: decoder\.delay_samples"):
+        export_checkpoint(model, {}, tmp_path / "v")
+    assert not (tmp_path / "v").exists()
+
+
 # ------------------------------------------------------------------------------------------------------------- layouts
 
 

@@ -2,15 +2,19 @@
 
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 
 from adjax import weights
+from adjax.cli.training import read_config
+from adjax.models.codec import Codec
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "transform_start.py"
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "transform_start.py"
 RATE_HZ, HOP, SAMPLES = 48000, 300, 24000
 SILENT = -8.0  # a level, natural logarithm over its mean
 QUIETER_DB = 14  # what is coded is made louder then
@@ -26,6 +30,14 @@ def start() -> dict[str, Any]:
     swell = 1.1 + np.sin(2 * np.pi * 3 * np.arange(SAMPLES) / RATE_HZ)
     audio = (0.5 * swell * np.fft.irfft(noise)).astype(np.float32)[None, :, None]
     return {**names, "audio": audio, "variables": names["started"](audio), "DELAY": names["MODEL"].delay_samples}
+
+
+@pytest.fixture(scope="module")
+def vocoder() -> dict[str, Any]:
+    """The names of the script that writes vocoders, which imports the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        return runpy.run_path(str(SCRIPT.with_name("transform_vocoder.py")))
 
 
 def tone(hz: float, amplitude: float) -> np.ndarray:
@@ -91,3 +103,47 @@ def test_speech_at_another_rate_is_refused(start: dict[str, Any], tmp_path: Path
     soundfile.write(tmp_path / "a.wav", np.zeros(64000), 16000)
     with pytest.raises(start["AdjaxError"], match="no file of 48000 Hz"):
         start["crops"]([str(tmp_path)], SAMPLES)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 0.5])
+def test_piecewise_linear_functions(vocoder: dict[str, Any], slope: float) -> None:
+    knots, values = np.array([-2.0, -1.0, 0.5, 3.0]), np.array([0.5, 2.0, -1.0, 4.0])
+    function = vocoder["Function"].through(knots, values, slope)
+    x = np.linspace(-9, 9, 200)
+    y = x[:, None] - function.knots
+    expected = np.where(x > 3, 4 + 2 * (x - 3), np.interp(x, knots, values))
+    np.testing.assert_allclose(np.where(y > 0, y, slope * y) @ function.weights + function.constant, expected)
+
+
+def test_a_vocoder_makes_what_the_start_makes(start: dict[str, Any], vocoder: dict[str, Any]) -> None:
+    """Of the same latents: the same low frequencies, and noise as loud, of other signs."""
+    model = read_config(ROOT / "configs" / "symad48_transform_v2.py").model
+    variables = vocoder["vocoder_of"](start["variables"], model)
+
+    @jax.jit
+    def decoded(latents: jax.Array) -> jax.Array:
+        made = cast(jax.Array, Codec(model).apply(variables, latents, method="decode_latents"))
+        return made[:, start["DELAY"] :, 0]
+
+    latents = np.array(start["latents"](start["variables"], start["audio"]))
+    expected, made = start["mean_spectrum"](decode(start, latents)), start["mean_spectrum"](decoded(latents))
+    assert abs(made - expected).mean() < 0.15
+    latents[..., -start["LEVELS"] : -1] = SILENT * start["LEVEL_WEIGHTS"][:-1]
+    expected, made = decode(start, latents)[:, 2 * HOP :], decoded(latents)[:, 2 * HOP :]
+    assert np.sum((made - expected) ** 2) < 10 ** (-25 / 10) * np.sum(expected**2)
+
+
+def test_a_vocoder_is_written_from_starts_only(
+    start: dict[str, Any], vocoder: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    trained = {**start["variables"], "params": {**start["variables"]["params"]}}
+    trained["params"]["decoder"] = {
+        **trained["params"]["decoder"],
+        "conv2": {"kernel": np.ones((7, 32, 1), np.float32)},
+    }
+    weights.save_model(tmp_path / "trained", start["MODEL"], trained)
+    monkeypatch.setattr("sys.argv", ["transform_vocoder.py", str(tmp_path / "trained"), str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        vocoder["main"]()
+    assert "or trained since" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

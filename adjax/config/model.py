@@ -139,6 +139,7 @@ class Vocoder:
     slope: float = 0.1  # of the leaky ReLUs, save the last one's, which is 0.01
     statistics: bool = True  # latents are standardised by their mean and deviation over the training set
     weight_norm: bool = True
+    delay_samples: int = 0  # as a ConvDecoder's
 
     def __post_init__(self) -> None:
         require(
@@ -154,6 +155,7 @@ class Vocoder:
         )
         require(self.groups == 1 or len(self.block_kernels) == 1, "decoder.groups needs a single residual block")
         require(0 <= self.slope < 1, "decoder.slope must be in [0, 1)")
+        require(self.delay_samples >= 0, "decoder.delay_samples must not be negative")
 
     @property
     def causal(self) -> bool:
@@ -162,10 +164,6 @@ class Vocoder:
     @property
     def hop_samples(self) -> int:
         return math.prod(self.strides)
-
-    @property
-    def delay_samples(self) -> int:
-        return 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ LICENCE = "CC BY-NC 4.0 (AudioDec release) unless you trained it yourself"
 
 _AUTOENCODERS = ("symAudioDec", "symAudioDecUniv")  # one generator, trained against different discriminators
 _VOCODERS = ("HiFiGAN", "UnivNet")
+_DELAYED = "decoder.delay_samples: the published program compares its output with the input as it stands"
 _MAX_GROUPS = 64
 _AUTOENCODER_KEYS = (
     *("input_channels", "output_channels", "encode_channels", "decode_channels", "code_dim", "codebook_num"),
@@ -179,6 +180,8 @@ def config_text(
 
 def _vocoder_parameters(model: VocoderModel) -> dict[str, Any]:
     c = model.decoder
+    if c.delay_samples:
+        raise AdjaxError(f"{model.name}: cannot be exported: {_DELAYED}")
     return {
         "in_channels": model.dim,
         "out_channels": c.out_channels,
@@ -213,7 +216,9 @@ def _autoencoder_parameters(config: ModelConfig) -> dict[str, Any]:
     if encoder.aligned:
         problems.append("encoder.aligned: the published program's frames see the first sample of their hop only")
     if decoder.delay_samples:
-        problems.append("decoder.delay_samples: the published program compares its output with the input as it stands")
+        problems.append(_DELAYED)
+    if quantizer.predicted:
+        problems.append("quantizer.predicted: the published program codes latents, not differences between frames")
     if config.projector_bias:
         problems.append("projector_bias: the published program's projector has no bias")
     if encoder.weight_norm and not encoder.activate:

@@ -1,0 +1,19 @@
+"""AD v2 at 48 kHz and 12.8 kbps on symAD's transform start: v1 with kernel 3, at under a third of its cost.
+
+Command: python scripts/transform_vocoder.py runs/start runs/start_v2 --vocoder v2
+then: adjax train configs/symad48_transform_v2.py --set init_from=runs/start_v2, with symad48_transform's data
+"""
+
+from dataclasses import replace
+
+from symad48_transform_v1 import config as symad48_transform_v1
+
+from adjax.config import Vocoder
+
+_model = symad48_transform_v1.model
+assert isinstance(_model.decoder, Vocoder)
+
+config = replace(
+    symad48_transform_v1,
+    model=replace(_model, name="symad48-transform-v2", decoder=replace(_model.decoder, block_kernels=(3,))),
+)
