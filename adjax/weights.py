@@ -1,18 +1,24 @@
-"""Model folders: `config.json` says everything needed to rebuild a model, `model.safetensors` holds its arrays."""
+"""Model folders: `config.json` says everything needed to rebuild a model, `model.safetensors` holds its arrays.
+
+A model most of whose weights are 0 is small as `model.safetensors.gz`, which stands in the other's place.
+"""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import math
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from adjax import zoo
 from adjax.config import ModelConfig
@@ -20,7 +26,9 @@ from adjax.errors import AdjaxError
 from adjax.strict_json import ConfigError, from_dict, to_dict, to_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+COMPRESSED_FILE = f"{WEIGHTS_FILE}.gz"
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 20  # of a compressed file: names and shapes of the arrays
 _SCALE = ".scale"
 Tree = dict[str, Any]
 
@@ -72,16 +80,24 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
-def save_model(folder: str | os.PathLike[str], config: ModelConfig, variables: Tree, dtype: Any = np.float32) -> Path:
+def save_model(
+    folder: str | os.PathLike[str], config: ModelConfig, variables: Tree, dtype: Any = np.float32, sparse: bool = False
+) -> Path:
     """Write a model folder, its arrays in float32 or, for a smaller file, float16 or int8.
 
     int8: a layer's kernel is rounded to 127 steps either side of 0, of a size of its own for each output channel,
-    float32[channels] under the kernel's name and `.scale`; all other arrays are float16.
+    float32[channels] under the kernel's name and `.scale`; all other arrays are float16. `sparse`: codebooks in
+    float16, all else in `dtype`, and the file compressed, so that zeros take no room.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = _stored({k: np.asarray(v) for k, v in flatten(variables).items()}, np.dtype(dtype))
-    _write(folder / WEIGHTS_FILE, save(arrays, metadata={"format": "adjax"}))
+    if sparse:
+        arrays = {k: v.astype(np.float16) if k.startswith("codebook/") else v for k, v in arrays.items()}
+    data = save(arrays, metadata={"format": "adjax"})
+    written, other = (COMPRESSED_FILE, WEIGHTS_FILE) if sparse else (WEIGHTS_FILE, COMPRESSED_FILE)
+    _write(folder / written, gzip.compress(data, mtime=0) if sparse else data)
+    (folder / other).unlink(missing_ok=True)
     _write(folder / CONFIG_FILE, to_json(config).encode())
     return folder
 
@@ -90,17 +106,31 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, Tree]:
     """Configuration and float32 variables of a model folder; AdjaxError on anything missing, damaged or misshapen."""
     folder = Path(folder)
     config = read_config(folder / CONFIG_FILE)
-    path = folder / WEIGHTS_FILE
+    path, shapes = folder / WEIGHTS_FILE, _shapes(config)
     try:
-        with safe_open(path, framework="np") as file:
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        if not path.exists() and (folder / COMPRESSED_FILE).exists():
+            path = folder / COMPRESSED_FILE
+            stored = load(_decompressed(path, sum(map(math.prod, (shapes[0] | shapes[1]).values()))))
+        else:
+            with safe_open(path, framework="np") as file:
+                stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise AdjaxError(f"{path}: no such file; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
-    except (SafetensorError, ValueError, TypeError, OSError) as error:
+    except (SafetensorError, ValueError, TypeError, OSError, EOFError, zlib.error) as error:
         raise AdjaxError(f"{path}: damaged, cannot be read as safetensors ({error})") from None
     flat = _restored(path, stored)
-    check_fit(path, flat, config)
+    _check_fit(path, flat, *shapes)
     return config, unflatten(flat)
+
+
+def _decompressed(path: Path, values: int) -> bytes:
+    """A compressed file of arrays, read no further than so many numbers can reach; ValueError where it goes on."""
+    limit = _MAX_HEADER_BYTES + 8 * values
+    with gzip.open(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is of more than {limit} bytes, which its configuration does not ask for")
+    return data
 
 
 def _stored(flat: Mapping[str, np.ndarray], dtype: np.dtype) -> dict[str, np.ndarray]:
@@ -170,8 +200,8 @@ def _wire(quantizer: dict[str, Any]) -> list[float]:
     return [quantizer[name] for name in names]
 
 
-def check_fit(path: Path, flat: Mapping[str, np.ndarray], config: ModelConfig) -> None:
-    """AdjaxError unless names and shapes of the arrays from `path` are those that the configuration asks for."""
+def _shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Shapes of the arrays that a model has, and of those that it may have: the codebooks' statistics."""
     import jax
 
     from adjax.models.codec import init
@@ -180,6 +210,16 @@ def check_fit(path: Path, flat: Mapping[str, np.ndarray], config: ModelConfig) -
     q, optional = config.quantizer, {}
     optional["codebook/quantizer/embed_avg"] = (q.codebooks, q.codebook_size, q.dim)
     optional["codebook/quantizer/cluster_size"] = (q.codebooks, q.codebook_size)
+    return expected, optional
+
+
+def _check_fit(
+    path: Path,
+    flat: Mapping[str, np.ndarray],
+    expected: dict[str, tuple[int, ...]],
+    optional: dict[str, tuple[int, ...]],
+) -> None:
+    """AdjaxError unless names and shapes of the arrays from `path` are those that the configuration asks for."""
     problems = [f"missing '{k}'" for k in expected if k not in flat]
     problems += [f"unknown '{k}'" for k in flat if k not in expected and k not in optional]
     for key, shape in (expected | optional).items():

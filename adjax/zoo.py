@@ -91,8 +91,19 @@ spectral24 = replace(
     quantizer=replace(spectral48.quantizer, dim=64),
 )
 
+symad48_transform = replace(
+    symad48,
+    name="symad48-transform",
+    encoder=ConvEncoder(aligned=True),
+    quantizer=Quantizer(decay=0.999, commit_every_stage=True, predicted=17, prediction=0.9, beams=4),
+    decoder=ConvDecoder(delay_samples=420),
+    licence="Apache-2.0",
+    source="symAD's layers, started as a transform coder and trained by adjax; see its model card",
+)
+
 _PUBLISHED = (symad48, symad24, symaad48, symad48_c16, symad48_univ)
 _PAIRINGS = (symad48_v0, symad48_v1, symad48_v2, symad48_v3, symad24_v1, symad48_denoise)
 _COMPARED = (symad48_joint, asymad48, soundstream48)
-MODELS = {m.name: m for m in (spectral48, spectral48_denoise, spectral24, *_PUBLISHED, *_PAIRINGS, *_COMPARED)}
+_OWN = (spectral48, spectral48_denoise, spectral24, symad48_transform)
+MODELS = {m.name: m for m in (*_OWN, *_PUBLISHED, *_PAIRINGS, *_COMPARED)}
 DEFAULT_MODEL = spectral48.name

@@ -1,6 +1,6 @@
 """AD v1 at 48 kHz and 12.8 kbps on symAD's transform start: written from its decoder, then trained as that is.
 
-Command: python scripts/transform_vocoder.py runs/start runs/start_v1
+Command: python scripts/transform_vocoder.py runs/start_v1 --vocoder v1
 then: adjax train configs/symad48_transform_v1.py --set init_from=runs/start_v1, with symad48_transform's data
 """
 

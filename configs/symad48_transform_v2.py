@@ -1,6 +1,6 @@
 """AD v2 at 48 kHz and 12.8 kbps on symAD's transform start: v1 with kernel 3, at under a third of its cost.
 
-Command: python scripts/transform_vocoder.py runs/start runs/start_v2 --vocoder v2
+Command: python scripts/transform_vocoder.py runs/start_v2
 then: adjax train configs/symad48_transform_v2.py --set init_from=runs/start_v2, with symad48_transform's data
 """
 

@@ -1,6 +1,6 @@
 """Writes a symAD at 48 kHz whose layers are a transform coder, for `adjax train configs/symad48_transform.py`.
 
-Usage: python scripts/transform_start.py OUT --speech FOLDER [FOLDER ...]
+Usage: python scripts/transform_start.py OUT [--speech FOLDER ...] [--sparse]
 
 symAD has no activation between its strided convolutions, so that linear transforms fit in them as they are. Samples are
 passed on by each level as the DCT of its hop, whitened by the spectrum of speech; the projector takes the lowest MDCT
@@ -10,8 +10,8 @@ times x is (e^(level + x) - e^(level - x)) / 2 for a small x, and the exponentia
 what is coded alike in loudness, and the decoder undoes it by a level that is coded beside it, each in the lowest MDCT
 bins of blocks, a block late. Above these bins only the levels of bands are coded, of which the decoder makes noise:
 signs of random mixtures of the low bands, times e to a linear map of the levels. All other weights start as usual, with
-residual branches that add nothing. --speech gives the mean of each level, the loudness of noise by the levels, and the
-codebooks, by k-means.
+residual branches that add nothing, or --sparse as zeros, as in the package's symad48-transform. --speech gives the mean
+of each level, the loudness of noise by the levels, and the codebooks, by k-means; without it they are that model's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import soxr
 
 from adjax import dsp, weights
 from adjax.cli.training import read_config
-from adjax.config import ConvEncoder
+from adjax.config import ConvEncoder, ModelConfig
 from adjax.errors import AdjaxError
 from adjax.evaluate.systems import read_audio
 from adjax.models import codec
@@ -169,17 +169,22 @@ def multiply(unit: tuple[np.ndarray, np.ndarray], level: int, slope: float, most
     last[linear, :CODED] = -np.eye(CODED)
 
 
-def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> None:
+def draw(kernel: np.ndarray, fan_in: float, rng: np.random.Generator | None) -> None:
+    """Random weights, for the channels that nothing is written to; without rng, none."""
+    kernel[:] = 0 if rng is None else rng.normal(size=kernel.shape) / np.sqrt(fan_in)
+
+
+def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator | None) -> None:
     """Writes a transform coder's analysis into the encoder's and projector's parameters."""
     encoder = params["encoder"]
     first = encoder["conv"]["kernel"]
-    first[:] = rng.normal(size=first.shape) / (speech.rms * np.sqrt(7))
+    draw(first, 7 * speech.rms**2, rng)
     first[:, 0, 0] = 0
     first[-1, 0, 0] = 1 / speech.rms
     for i, stride in enumerate(STRIDES):
         block = encoder[f"conv_blocks_{i}"]
         kernel, (below, here) = block["conv"]["kernel"], HOPS[i : i + 2]
-        kernel[:] = rng.normal(size=kernel.shape) / np.sqrt(kernel.shape[0] * kernel.shape[1])
+        draw(kernel, kernel.shape[0] * kernel.shape[1], rng)
         kernel[:, :, :here] = 0
         block["conv"]["bias"][:] = 0
         forward, backward = speech.whitened(here)[0].reshape(stride, below, here), speech.whitened(below)[1]
@@ -230,11 +235,11 @@ def start_encoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
     kernel[-1, TOP_LEVEL, -LEVELS:] = np.diag(LEVEL_WEIGHTS * np.log(4))
 
 
-def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> None:
+def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator | None) -> None:
     """Writes a transform coder's synthesis, and noise above it, into the decoder's parameters."""
     decoder, basis = params["decoder"], block_basis()
     kernel = decoder["conv1"]["kernel"]
-    kernel[:] = rng.normal(size=kernel.shape) / np.sqrt(kernel.shape[0] * kernel.shape[1])
+    draw(kernel, kernel.shape[0] * kernel.shape[1], rng)
     kernel[:, :, : TOP_LEVEL.stop] = kernel[:, -LEVELS:] = 0
     synthesis = dsp.synthesis_kernel(HOP)[:, :LOWEST] / latent_scale(speech)[:, None]
     kernel[-2:, :LOWEST, :HOP] = synthesis @ speech.whitened(HOP)[0]
@@ -242,7 +247,7 @@ def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
     for i, stride in enumerate(reversed(STRIDES)):
         block, below, here = decoder[f"conv_blocks_{i}"], HOPS[3 - i], HOPS[4 - i]
         kernel = block["conv"]["kernel"].reshape(2, -1, stride, block["conv"]["bias"].size)
-        kernel[:] = rng.normal(size=kernel.shape) / np.sqrt(2 * kernel.shape[1])
+        draw(kernel, 2 * kernel.shape[1], rng)
         kernel[..., :below] = 0
         block["conv"]["bias"][:] = 0
         if i == 0:
@@ -261,7 +266,7 @@ def start_decoder(params: Tree, speech: Speech, rng: np.random.Generator) -> Non
     decoder["conv2"]["kernel"][-1, 0, 0] = speech.rms
 
 
-def start_blocks(block: Tree, kernel: np.ndarray, speech: Speech, rng: np.random.Generator) -> None:
+def start_blocks(block: Tree, kernel: np.ndarray, speech: Speech, rng: np.random.Generator | None) -> None:
     """Writes the decoder's first block, its strided kernel [2, features, stride, channels]: coded bins and noise."""
     signs, noise, amplifier = still_units(block, slice(CODED), slice(LEVEL.start, NOISE.stop), slice(ONE, None))
     stride, bias, basis = kernel.shape[2], block["conv"]["bias"], block_basis()
@@ -275,7 +280,8 @@ def start_blocks(block: Tree, kernel: np.ndarray, speech: Speech, rng: np.random
         kernel[0, TOP_LEVEL, j, LEVEL] = (1 - SHARES[j]) * np.eye(LEVELS)
         kernel[1, TOP_LEVEL, j, LEVEL] = SHARES[j] * np.eye(LEVELS)
     heard = LOWEST + FIRST  # features in which the coded bins are
-    kernel[:, :heard, :, MIXED] = CLEAR * rng.choice([-1, 1], (2, heard, stride, NOISY)) / np.sqrt(2 * heard)
+    mixtures = (rng or np.random.default_rng(0)).choice([-1, 1], (2, heard, stride, NOISY))
+    kernel[:, :heard, :, MIXED] = CLEAR * mixtures / np.sqrt(2 * heard)
 
     signs[0][:, :, :NOISY] = 0
     signs[0][-1, MIXED, :NOISY] = -np.eye(NOISY)
@@ -330,15 +336,38 @@ def any_speech() -> Speech:
     return Speech(np.asarray(spectral["stats"]["encoder"]["sigma"], np.float64))
 
 
-def started(audio: np.ndarray) -> Tree:
-    """A model's variables that start as a transform coder, its levels fitted to audio [batch, samples, 1]."""
-    speech = any_speech()
-    variables = jax.tree.map(np.array, codec.init(MODEL, jax.random.key(0)))
-    rng = np.random.default_rng(0)
+def blank(model: ModelConfig, sparse: bool) -> Tree:
+    """A model's variables as training starts with them or, if sparse, all 0."""
+    if not sparse:
+        return jax.tree.map(np.array, codec.init(model, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: codec.init(model, jax.random.key(0)))
+    return jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+
+
+def unfitted(sparse: bool) -> Tree:
+    """A transform coder's variables, its levels and codebooks not fitted yet."""
+    speech, variables = any_speech(), blank(MODEL, sparse)
+    rng = None if sparse else np.random.default_rng(0)
     start_encoder(variables["params"], speech, rng)
     start_decoder(variables["params"], speech, rng)
+    return variables
+
+
+def started(audio: np.ndarray, sparse: bool = False) -> Tree:
+    """A transform coder's variables, its levels fitted to audio [batch, samples, 1].
+
+    `sparse`: all weights that change nothing are 0, so that the model is small when compressed.
+    """
+    variables = unfitted(sparse)
     fit_levels(variables, audio)
     return variables
+
+
+def filled(variables: Tree) -> Tree:
+    """The variables of a sparse transform coder, with random weights where they change nothing."""
+    full = unfitted(sparse=False)
+    params = jax.tree.map(lambda x, other: np.where(x, x, other), variables["params"], full["params"])
+    return {**full, **variables, "params": params}
 
 
 def crops(sources: list[str], samples: int, speed: float = 1.0) -> np.ndarray:
@@ -377,19 +406,29 @@ def fit_codebooks(variables: Tree, audio: np.ndarray) -> None:
     variables[CODEBOOK] = {"quantizer": jax.tree.map(np.asarray, books._asdict())}
 
 
+def fitted(sources: list[str], sparse: bool) -> Tree:
+    """A transform coder's variables, its levels and codebooks fitted to speech."""
+    audio = np.random.default_rng(0).permutation(crops(sources, 2 * RATE_HZ))
+    variables = started(audio[:24], sparse)
+    played = [crops(sources, 2 * RATE_HZ, speed) for speed in SPEEDS]
+    fit_codebooks(variables, np.random.default_rng(0).permutation(np.concatenate([audio, *played]))[:PIECES])
+    return variables
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="model folder to write")
-    parser.add_argument(
-        "--speech", nargs="+", required=True, help="folders, files or lists; files not of 48 kHz are left out"
-    )
+    parser.add_argument("--speech", nargs="+", help="folders, files or lists; files not of 48 kHz are left out")
+    parser.add_argument("--sparse", action="store_true", help="leave out weights that change nothing until trained")
     options = parser.parse_args()
+    if options.sparse and not options.speech:
+        parser.error(f"--sparse needs --speech; without, it would copy {MODEL.name}")
     try:
-        audio = np.random.default_rng(0).permutation(crops(options.speech, 2 * RATE_HZ))
-        variables = started(audio[:24])
-        played = [crops(options.speech, 2 * RATE_HZ, speed) for speed in SPEEDS]
-        fit_codebooks(variables, np.random.default_rng(0).permutation(np.concatenate([audio, *played]))[:PIECES])
-        weights.save_model(options.output, MODEL, variables)
+        if options.speech is None:
+            variables = filled(weights.load_model(weights.find_model(MODEL.name))[1])
+        else:
+            variables = fitted(options.speech, options.sparse)
+        weights.save_model(options.output, MODEL, variables, sparse=options.sparse)
     except AdjaxError as error:
         parser.error(str(error))
 

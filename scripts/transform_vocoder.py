@@ -1,13 +1,15 @@
 """Writes AudioDec's v1 or v2 on a transform start of symAD: its encoder and codebooks, a vocoder for its decoder.
 
-Usage: python scripts/transform_vocoder.py START OUT [--vocoder v1]
+Usage: python scripts/transform_vocoder.py OUT [--vocoder v2] [--start MODEL] [--sparse]
 
-START is a model folder of scripts/transform_start.py, untrained: the vocoder is written from its decoder, and makes of
-the same codes what that makes, without data. A leaky ReLU is linear by halves, so that signals pass as pairs, x and -x:
+The start, a model of scripts/transform_start.py, is symad48-transform of the package unless another is named. The
+vocoder makes of the same codes what its decoder makes, without data. Of what training has changed since in that decoder
+it takes the loudness of noise alone. A leaky ReLU is linear by halves, so that signals pass as pairs, x and -x:
 leaky(x) - leaky(-x) is (1 + slope) x. The fusion blocks' residual units are piecewise linear functions of what they are
 given: exponentials of levels, in one layer, and of sums of logarithms, in two, which multiply what is coded by its
-level; a number that is 0 or 1 chooses the sign of noise. All other branches start by adding nothing. The output's tanh
-stays: taken back by pieces, it would make noise at high frequencies.
+level; a number that is 0 or 1 chooses the sign of noise. All other branches start by adding nothing, as random
+weights or, --sparse, as zeros. The output's tanh stays: taken back by pieces, it would make noise at high
+frequencies.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from transform_start import (
     BLOCK,
@@ -40,6 +41,7 @@ from transform_start import (
     Speech,
     Tree,
     any_speech,
+    blank,
     block_basis,
     latent_scale,
 )
@@ -48,7 +50,6 @@ from adjax import dsp, weights
 from adjax.cli.training import read_config
 from adjax.config import ModelConfig, Vocoder
 from adjax.errors import AdjaxError
-from adjax.models import codec
 from adjax.models.vocoder import LAST_SLOPE
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -59,7 +60,7 @@ GROUPS = 3
 QUIET, LOUD = 0.05, 16.0  # what is coded is multiplied well between these multiples of its RMS
 LOUDEST = 3.5  # of noise, natural logarithm over the RMS of its bin
 MOST = 4 * np.exp(LOUDEST)  # that it is never louder than
-SIGNED = 2 * float(np.sqrt(np.sinh(0.5) * np.sinh((1 - np.exp(-1)) / 2)))  # noise in START, geometric mean of signs
+SIGNED = 2 * float(np.sqrt(np.sinh(0.5) * np.sinh((1 - np.exp(-1)) / 2)))  # noise in the start, geometric mean of signs
 
 # Channels at the level of blocks, after which come those that a group's units write: GROUP, 0 before them.
 PAIR = slice(0, 2 * CODED)
@@ -235,12 +236,12 @@ def pass_on(params: Tree, i: int, weights: np.ndarray, slope: float) -> None:
     block["conv_out"]["kernel"][..., : 2 * count] = np.eye(GROUPS * len(bias), 2 * count)
 
 
-def vocoder_of(start: Tree, model: ModelConfig) -> Tree:
+def vocoder_of(start: Tree, model: ModelConfig, sparse: bool = False) -> Tree:
     """Variables of `model`, whose decoder is a vocoder: codes of a transform start, and what that makes of them."""
     assert isinstance(model.decoder, Vocoder)
     slope, rng = model.decoder.slope, np.random.default_rng(0)
-    speech, fresh = any_speech(), jax.tree.map(np.array, codec.init(model, jax.random.key(0)))
-    variables = {**start, "params": {**start["params"], "decoder": fresh["params"]["decoder"]}}
+    decoder, speech = blank(model, sparse)["params"]["decoder"], any_speech()
+    variables = {**start, "params": {**start["params"], "decoder": decoder}}
     params, block = variables["params"]["decoder"], start["params"]["decoder"]["conv_blocks_0"]
     write_frames(params, LEVEL_WEIGHTS * np.log(4), block["conv"]["bias"][LEVEL])
     write_blocks(params, speech, slope, rng)
@@ -269,16 +270,18 @@ def vocoder_of(start: Tree, model: ModelConfig) -> Tree:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("start", type=Path, help="model folder of scripts/transform_start.py")
     parser.add_argument("output", type=Path, help="model folder to write")
-    parser.add_argument("--vocoder", choices=VOCODERS, default="v1")
+    parser.add_argument("--vocoder", choices=VOCODERS, default="v2")
+    parser.add_argument("--start", default=MODEL.name, help="model to start from (default: %(default)s)")
+    parser.add_argument("--sparse", action="store_true", help="leave out weights that change nothing until trained")
     options = parser.parse_args()
     try:
-        config, start = weights.load_model(options.start)
-        if config != MODEL or np.count_nonzero(start["params"]["decoder"]["conv2"]["kernel"]) > 1:
-            raise AdjaxError(f"{options.start}: not what scripts/transform_start.py writes, or trained since")
+        config, start = weights.load_model(weights.find_model(options.start))
+        if config != MODEL:
+            raise AdjaxError(f"{options.start}: not a model of scripts/transform_start.py")
         model = read_config(CONFIGS / f"symad48_transform_{options.vocoder}.py").model
-        weights.save_model(options.output, model, vocoder_of(start, model))
+        variables = vocoder_of(start, model, options.sparse)
+        weights.save_model(options.output, model, variables, sparse=options.sparse)
     except AdjaxError as error:
         parser.error(str(error))
 

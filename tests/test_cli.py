@@ -350,6 +350,9 @@ def test_train(tmp_path: Path, runs: list[tuple[Any, Path, bool]], capsys: pytes
     assert main([*command, "--export-type", "int8"]) == 0
     assert "there/int8: trained for 9 steps\n" in capsys.readouterr().out
     runs.pop()
+    assert main([*command, "--export-type", "sparse"]) == 0
+    assert "there/sparse: trained for 9 steps\n" in capsys.readouterr().out
+    runs.pop()
     assert main(["train", str(plan), "--set", "steps=9", "--stop-after", "1e-9"]) == 0
     assert "model: trained for 1 steps of 9; go on with --resume\n" in capsys.readouterr().out
     runs.pop()

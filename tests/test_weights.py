@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +60,54 @@ def test_int8_kernels(tmp_path: Path, kernel: float) -> None:
         else:
             np.testing.assert_array_equal(flat[name], array.astype(np.float16))
     np.testing.assert_equal(weights.flatten(weights.load_model(again)[1]), flat)
+
+
+def sparse_model() -> weights.Tree:
+    variables = fill(TINY_SPECTRAL)
+    for name, array in weights.flatten(variables["params"]).items():
+        if name.endswith("kernel"):
+            array[..., 1:] = 0
+    return variables
+
+
+def test_zeros_take_no_room(tmp_path: Path) -> None:
+    """Kernels come back bit for bit, codebooks rounded to float16; a folder holds one file of weights, the last."""
+    wanted, folder = weights.flatten(sparse_model()), tmp_path / "model"
+    weights.save_model(folder, TINY_SPECTRAL, sparse_model())
+    size = (folder / weights.WEIGHTS_FILE).stat().st_size
+    weights.save_model(folder, TINY_SPECTRAL, sparse_model(), sparse=True)
+    assert (folder / weights.COMPRESSED_FILE).stat().st_size < 0.5 * size
+    flat = weights.flatten(weights.load_model(folder)[1])
+    assert flat.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(flat[name], array.astype(np.float16) if name.startswith("codebook") else array)
+    weights.save_model(folder, TINY_SPECTRAL, sparse_model())
+    assert not (folder / weights.COMPRESSED_FILE).exists()
+    assert (folder / weights.WEIGHTS_FILE).stat().st_size == size
+
+
+def test_damaged_compressed_files_are_refused(tmp_path: Path) -> None:
+    """Cut off, altered, not compressed at all, or more than the model can hold, which is not read to its end."""
+    folder = weights.save_model(tmp_path / "model", TINY_SPECTRAL, sparse_model(), sparse=True)
+    path = folder / weights.COMPRESSED_FILE
+    data = path.read_bytes()
+    bomb = gzip.compress(bytes(1 << 26))
+    for wrong in (
+        b"",
+        data[:-9],
+        data[:60] + b"\xff" * 8 + data[68:],
+        gzip.decompress(data),
+        gzip.compress(b"{}"),
+        bomb,
+    ):
+        path.write_bytes(wrong)
+        with pytest.raises(AdjaxError, match="damaged"):
+            weights.load_model(folder)
+    tracemalloc.start()
+    with pytest.raises(AdjaxError, match="which its configuration does not ask for"):
+        weights.load_model(folder)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
 
 
 def test_int8_needs_its_scales(tmp_path: Path) -> None:
@@ -177,7 +227,7 @@ def test_rates_of_the_zoo() -> None:
 def test_shipped_models_are_the_zoo_s() -> None:
     """Each folder of checkpoints/ holds the model that it is named after, with finite weights."""
     folders = [path.parent for path in CHECKPOINTS.glob("*/config.json")]
-    assert {f.name for f in folders} == {"spectral48", "spectral48-denoise", "spectral24"}
+    assert {f.name for f in folders} == {"spectral48", "spectral48-denoise", "spectral24", "symad48-transform"}
     for folder in folders:
         config, tree = weights.load_model(folder)
         known = zoo.MODELS[folder.name]

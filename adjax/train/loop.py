@@ -108,7 +108,8 @@ def _agreed(stop: Callable[[], bool], step: int, every: int) -> bool:
 def export(run_dir: Path, folder: Path, step: int | None = None, compact: Any = None) -> Path:
     """Write the model folder of a run's checkpoint (the latest by default); every process of a run makes the same call.
 
-    `compact`, float16 or int8, leaves out the codebooks' statistics, which only training needs, and stores that type.
+    `compact`, float16, int8 or sparse, leaves out the codebooks' statistics, which only training needs, and stores that
+    type, sparse float32 whose zeros take no room.
     """
     config = read_run(run_dir)
     with Checkpoints(run_dir / "checkpoints", read_only=True) as checkpoints:
@@ -121,7 +122,8 @@ def export(run_dir: Path, folder: Path, step: int | None = None, compact: Any = 
     if compact is None:
         return weights.save_model(folder, config.model, generator)
     generator[CODEBOOK] = {"quantizer": {"embed": generator[CODEBOOK]["quantizer"]["embed"]}}
-    return weights.save_model(folder, config.model, generator, np.dtype(compact))
+    sparse = compact == "sparse"
+    return weights.save_model(folder, config.model, generator, np.float32 if sparse else np.dtype(compact), sparse)
 
 
 def read_run(run_dir: Path) -> TrainConfig:
