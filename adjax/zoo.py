@@ -98,7 +98,7 @@ symad48_transform = replace(
     quantizer=Quantizer(decay=0.999, commit_every_stage=True, predicted=17, prediction=0.9, beams=4),
     decoder=ConvDecoder(delay_samples=420),
     licence="Apache-2.0",
-    source="symAD's layers, started as a transform coder and trained by adjax; see its model card",
+    source="adjax: a transform coder in symAD's layers; see its model card",
 )
 
 _PUBLISHED = (symad48, symad24, symaad48, symad48_c16, symad48_univ)

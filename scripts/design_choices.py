@@ -86,7 +86,8 @@ TRANSFORM: dict[str, Changes] = {
     "without-damping": {"optimizer.damping": 0.0},
     "all-parts-trained": {"trained": PARTS},
     "quantizer-dropout": DROPOUT,
-    "without-augmentation": {"data.augmentation.share": 0.0, "data.augmentation.speeds": (1.0,)},
+    "without-low-pass": {"data.augmentation.low_pass_hz": None},
+    "speed-perturbation": {"data.augmentation.speeds": (0.9, 1.0, 1.1)},
 }
 
 
