@@ -238,6 +238,7 @@ def test_an_adversarial_run_resumes_on_more_devices(symad: Path, audio: str, tmp
         assert value == pytest.approx(wanted[name], rel=1e-3), name
 
 
+@pytest.mark.slow
 def test_a_vocoder_on_a_frozen_encoder(symad: Path, audio: str, tmp_path: Path, caplog: Any) -> None:
     """Statistics, then one idle step, one of the discriminators alone, and those of both, as published."""
     config = tiny("symad48_v2", audio, init_from=str(symad / "model"), steps=4)

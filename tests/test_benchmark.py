@@ -84,6 +84,7 @@ def test_duplex_finds_the_last_number_that_fits(monkeypatch: pytest.MonkeyPatch)
     assert times(5.1).streams == 0
 
 
+@pytest.mark.slow
 def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Seconds add up: steps and audio a second are those of the median step, which lies between its percentiles."""
     config = tmp_path / "tiny.py"

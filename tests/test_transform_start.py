@@ -92,6 +92,7 @@ def test_a_sparse_start_codes_what_a_full_one_does(start: dict[str, Any]) -> Non
     assert used < 0.03 * in_all
 
 
+@pytest.mark.slow
 def test_codebooks_are_of_the_latents(start: dict[str, Any]) -> None:
     start["fit_codebooks"](start["variables"], np.tile(start["audio"], (16, 1, 1)))
     books = start["variables"][start["CODEBOOK"]]["quantizer"]
