@@ -29,6 +29,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 COMPRESSED_FILE = f"{WEIGHTS_FILE}.gz"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20  # of a compressed file: names and shapes of the arrays
+_MAX_DECOMPRESSED_BYTES = 1 << 29  # whatever its configuration asks for, which is no more to be trusted
 _SCALE = ".scale"
 Tree = dict[str, Any]
 
@@ -87,7 +88,8 @@ def save_model(
 
     int8: a layer's kernel is rounded to 127 steps either side of 0, of a size of its own for each output channel,
     float32[channels] under the kernel's name and `.scale`; all other arrays are float16. `sparse`: codebooks in
-    float16, all else in `dtype`, and the file compressed, so that zeros take no room.
+    float16, all else in `dtype`, and the file compressed, so that zeros take no room. Raises AdjaxError for a `sparse`
+    model of over half a gigabyte, which would not be read again.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +97,8 @@ def save_model(
     if sparse:
         arrays = {k: v.astype(np.float16) if k.startswith("codebook/") else v for k, v in arrays.items()}
     data = save(arrays, metadata={"format": "adjax"})
+    if sparse and len(data) > _MAX_DECOMPRESSED_BYTES:
+        raise AdjaxError(f"{folder}: {len(data)} bytes are too large for a compressed file; write it in another type")
     written, other = (COMPRESSED_FILE, WEIGHTS_FILE) if sparse else (WEIGHTS_FILE, COMPRESSED_FILE)
     _write(folder / written, gzip.compress(data, mtime=0) if sparse else data)
     (folder / other).unlink(missing_ok=True)
@@ -125,11 +129,11 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, Tree]:
 
 def _decompressed(path: Path, values: int) -> bytes:
     """A compressed file of arrays, read no further than so many numbers can reach; ValueError where it goes on."""
-    limit = _MAX_HEADER_BYTES + 8 * values
+    limit = min(_MAX_HEADER_BYTES + 8 * values, _MAX_DECOMPRESSED_BYTES)
     with gzip.open(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise ValueError(f"it is of more than {limit} bytes, which its configuration does not ask for")
+        raise ValueError(f"it is of more than {limit} bytes, the most that its configuration may take")
     return data
 
 

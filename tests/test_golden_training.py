@@ -181,7 +181,7 @@ def full_ends(case: str) -> dict[str, np.ndarray]:
     ("case", "start", "trained"),
     [
         ("train_autoencoder", 3, ("decoder",)),
-        pytest.param("train_autoencoder_unfrozen", 2, PARTS, marks=pytest.mark.slow),
+        ("train_autoencoder_unfrozen", 2, PARTS),
         pytest.param("train_autoencoder_univ", 1, ("decoder",), marks=pytest.mark.slow),
     ],
 )

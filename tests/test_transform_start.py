@@ -1,6 +1,8 @@
 """A symAD that starts as a transform coder passes on what it should: low bands as they are, levels above them."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -156,3 +158,21 @@ def test_a_vocoder_is_written_from_starts_only(
         vocoder["main"]()
     assert "spectral24: not a model of scripts/transform_start.py" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_starts_are_made_of_the_package_s_model(start: dict[str, Any], tmp_path: Path) -> None:
+    """Without speech: many more weights, the same codebooks, latents and low frequencies."""
+    subprocess.run([sys.executable, SCRIPT, tmp_path / "full"], check=True, cwd=ROOT)
+    variables, shipped = (
+        weights.load_model(weights.find_model(m))[1] for m in (tmp_path / "full", "symad48-transform")
+    )
+    used, before = (sum(map(np.count_nonzero, jax.tree.leaves(v["params"]))) for v in (variables, shipped))
+    assert used > 20 * before
+    np.testing.assert_array_equal(*(v["codebook"]["quantizer"]["embed"] for v in (variables, shipped)))
+    audio = tone(220, 0.1) + tone(1130, 0.05)
+    coded = [np.array(start["latents"](v, audio)) for v in (variables, shipped)]
+    np.testing.assert_allclose(*coded, atol=1e-4 * abs(coded[1]).max())
+    coded[0][..., -start["LEVELS"] : -1] = SILENT * start["LEVEL_WEIGHTS"][:-1]
+    made, expected = (np.asarray(start["decoded"](v, coded[0])) for v in (variables, shipped))
+    assert np.sum((made - expected) ** 2) < 1e-3 * np.sum(expected**2)

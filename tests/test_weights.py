@@ -104,10 +104,21 @@ def test_damaged_compressed_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(AdjaxError, match="damaged"):
             weights.load_model(folder)
     tracemalloc.start()
-    with pytest.raises(AdjaxError, match="which its configuration does not ask for"):
+    with pytest.raises(AdjaxError, match="the most that its configuration may take"):
         weights.load_model(folder)
     assert tracemalloc.get_traced_memory()[1] < 1 << 23
     tracemalloc.stop()
+
+
+def test_no_configuration_opens_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large a model is described, a compressed file is read up to a fixed size, and none larger is written."""
+    folder = weights.save_model(tmp_path / "model", TINY_SPECTRAL, sparse_model(), sparse=True)
+    monkeypatch.setattr(weights, "_MAX_DECOMPRESSED_BYTES", 1000)
+    with pytest.raises(AdjaxError, match="more than 1000 bytes"):
+        weights.load_model(folder)
+    with pytest.raises(AdjaxError, match="too large for a compressed file"):
+        weights.save_model(tmp_path / "other", TINY_SPECTRAL, sparse_model(), sparse=True)
+    assert not (tmp_path / "other" / weights.CONFIG_FILE).exists()
 
 
 def test_int8_needs_its_scales(tmp_path: Path) -> None:
