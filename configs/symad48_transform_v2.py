@@ -2,7 +2,7 @@
 
 Command: python scripts/transform_vocoder.py runs/start_v2
 then: adjax train configs/symad48_transform_v2.py --set init_from=runs/start_v2, with symad48_transform's data
-Time: 13 minutes on half a CPU core. Result: docs/training.md, "symAD as a transform coder".
+Time: 29 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
 """
 
 from dataclasses import replace
@@ -17,4 +17,5 @@ assert isinstance(_model.decoder, Vocoder)
 config = replace(
     symad48_transform_v1,
     model=replace(_model, name="symad48-transform-v2", decoder=replace(_model.decoder, block_kernels=(3,))),
+    steps=900,
 )
