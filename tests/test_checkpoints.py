@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,17 @@ def test_another_models_checkpoint_and_missing_ones_are_one_line(saved: Path, tm
     with pytest.raises(AdjaxError, match="absent: no such folder"):
         Checkpoints(tmp_path / "absent", read_only=True)
     assert not (tmp_path / "absent").exists()
+
+
+def test_a_failed_read_leaves_nothing_that_is_heard_later(tmp_path: Path) -> None:
+    """The other arrays' reads are still under way when one fails; pytest turns what they print into an error."""
+    large = {f"w{i}": jnp.asarray(np.random.default_rng(i).standard_normal((1000, 1000)), "float32") for i in range(10)}
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, large, training(1), META, wait=True)
+        with pytest.raises(AdjaxError, match=r"item 'generator' of step 1 cannot be read: .*\(4,\)"):
+            checkpoints.restore_generator(1, {**large, "w0": jnp.zeros(4)})
+    time.sleep(0.5)
+    gc.collect()
 
 
 def test_a_full_disk_is_named_and_keeps_what_was_there(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import gc
 import hashlib
@@ -203,8 +205,9 @@ class Checkpoints:
     def _orbax(self, what: str, call: Callable[[], T]) -> T:
         """The result of a call of Orbax, whose errors become one line; the original is kept as a note.
 
-        A failed read leaves coroutines behind, each of which prints a page when it is collected. They are collected
-        here, unheard, and the original exception is not chained because it would keep them alive.
+        A failed read leaves coroutines behind, each of which prints a page when it is collected, and reads under way,
+        whose ends find their event loop closed. They are waited for and collected here, unheard, and the original
+        exception is not chained because it would keep them alive.
         """
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
@@ -213,6 +216,7 @@ class Checkpoints:
             except Exception as error:
                 failure = AdjaxError(f"{self.directory}: {what}: {_reason(error)}")
                 failure.add_note(traceback.format_exc())
+            _wait_for_reads()
             gc.collect()
         finally:
             sys.unraisablehook = hook
@@ -255,6 +259,14 @@ def divide(tree: Any, hosts: list[Any]) -> Any:
         return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
     return jax.tree.map(global_array, tree)
+
+
+def _wait_for_reads() -> None:
+    import tensorstore as ts
+
+    for future in [each for each in gc.get_objects() if type(each) is ts.Future]:  # isinstance would wake lazy objects
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            future.exception(timeout=60)
 
 
 def _digest_json(value: Any) -> str:
