@@ -23,14 +23,15 @@ from safetensors.numpy import load, save
 from adjax import zoo
 from adjax.config import ModelConfig
 from adjax.errors import AdjaxError
+from adjax.storage import STORAGES, restored, stored
 from adjax.strict_json import ConfigError, from_dict, to_dict, to_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 COMPRESSED_FILE = f"{WEIGHTS_FILE}.gz"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20  # of a compressed file: names and shapes of the arrays
+_MAX_BYTES_A_NUMBER = 12  # of one that is rounded and beyond its limit, 9
 _MAX_DECOMPRESSED_BYTES = 1 << 29  # whatever its configuration asks for, which is no more to be trusted
-_SCALE = ".scale"
 Tree = dict[str, Any]
 
 
@@ -81,26 +82,19 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
-def save_model(
-    folder: str | os.PathLike[str], config: ModelConfig, variables: Tree, dtype: Any = np.float32, sparse: bool = False
-) -> Path:
-    """Write a model folder, its arrays in float32 or, for a smaller file, float16 or int8.
+def save_model(folder: str | os.PathLike[str], config: ModelConfig, variables: Tree, storage: str = "float32") -> Path:
+    """Write a model folder, its arrays stored as one of `adjax.storage.STORAGES`.
 
-    int8: a layer's kernel is rounded to 127 steps either side of 0, of a size of its own for each output channel,
-    float32[channels] under the kernel's name and `.scale`; all other arrays are float16. `sparse`: codebooks in
-    float16, all else in `dtype`, and the file compressed, so that zeros take no room. Raises AdjaxError for a `sparse`
-    model of over half a gigabyte, which would not be read again.
+    Raises AdjaxError for a compressed model of over half a gigabyte, which would not be read again.
     """
-    folder = Path(folder)
+    folder, kind = Path(folder), STORAGES[storage]
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = _stored({k: np.asarray(v) for k, v in flatten(variables).items()}, np.dtype(dtype))
-    if sparse:
-        arrays = {k: v.astype(np.float16) if k.startswith("codebook/") else v for k, v in arrays.items()}
+    arrays = stored({k: np.asarray(v) for k, v in flatten(variables).items()}, kind)
     data = save(arrays, metadata={"format": "adjax"})
-    if sparse and len(data) > _MAX_DECOMPRESSED_BYTES:
+    if kind.compressed and len(data) > _MAX_DECOMPRESSED_BYTES:
         raise AdjaxError(f"{folder}: {len(data)} bytes are too large for a compressed file; write it in another type")
-    written, other = (COMPRESSED_FILE, WEIGHTS_FILE) if sparse else (WEIGHTS_FILE, COMPRESSED_FILE)
-    _write(folder / written, gzip.compress(data, mtime=0) if sparse else data)
+    written, other = (COMPRESSED_FILE, WEIGHTS_FILE) if kind.compressed else (WEIGHTS_FILE, COMPRESSED_FILE)
+    _write(folder / written, gzip.compress(data, mtime=0) if kind.compressed else data)
     (folder / other).unlink(missing_ok=True)
     _write(folder / CONFIG_FILE, to_json(config).encode())
     return folder
@@ -114,57 +108,27 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, Tree]:
     try:
         if not path.exists() and (folder / COMPRESSED_FILE).exists():
             path = folder / COMPRESSED_FILE
-            stored = load(_decompressed(path, sum(map(math.prod, (shapes[0] | shapes[1]).values()))))
+            arrays = load(_decompressed(path, sum(map(math.prod, (shapes[0] | shapes[1]).values()))))
         else:
             with safe_open(path, framework="np") as file:
-                stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise AdjaxError(f"{path}: no such file; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
     except (SafetensorError, ValueError, TypeError, OSError, EOFError, zlib.error) as error:
         raise AdjaxError(f"{path}: damaged, cannot be read as safetensors ({error})") from None
-    flat = _restored(path, stored)
+    flat = restored(path, arrays)
     _check_fit(path, flat, *shapes)
     return config, unflatten(flat)
 
 
 def _decompressed(path: Path, values: int) -> bytes:
     """A compressed file of arrays, read no further than so many numbers can reach; ValueError where it goes on."""
-    limit = min(_MAX_HEADER_BYTES + 8 * values, _MAX_DECOMPRESSED_BYTES)
+    limit = min(_MAX_HEADER_BYTES + _MAX_BYTES_A_NUMBER * values, _MAX_DECOMPRESSED_BYTES)
     with gzip.open(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it is of more than {limit} bytes, the most that its configuration may take")
     return data
-
-
-def _stored(flat: Mapping[str, np.ndarray], dtype: np.dtype) -> dict[str, np.ndarray]:
-    """Arrays as they lie in a file of this type; see `save_model`."""
-    if dtype != np.int8:
-        return {name: array.astype(dtype) for name, array in flat.items()}
-    stored: dict[str, np.ndarray] = {}
-    for name, array in flat.items():
-        if not name.endswith("/kernel"):
-            stored[name] = array.astype(np.float16)
-            continue
-        scale = (np.abs(array).max(axis=tuple(range(array.ndim - 1))) / 127).astype(np.float32)
-        stored[name] = np.rint(array / np.where(scale > 0, scale, 1)).astype(np.int8)
-        stored[name + _SCALE] = scale
-    return stored
-
-
-def _restored(path: Path, stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `_stored`: float32 arrays. Raises AdjaxError for other types and what is not finite."""
-    flat: dict[str, np.ndarray] = {}
-    for name, array in stored.items():
-        if array.dtype != np.int8 and not (np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()):
-            raise AdjaxError(f"{path}: '{name}' is not an array of finite numbers")
-        flat[name] = array.astype(np.float32)
-    for name in [name for name, array in stored.items() if array.dtype == np.int8]:
-        scale = flat.pop(name + _SCALE, None)
-        if scale is None or scale.shape != flat[name].shape[-1:]:
-            raise AdjaxError(f"{path}: '{name}' is int8 and needs '{name}{_SCALE}', a number for each output channel")
-        flat[name] *= scale
-    return flat
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -1,6 +1,6 @@
 """Writes a symAD at 48 kHz whose layers are a transform coder, for `adjax train configs/symad48_transform.py`.
 
-Usage: python scripts/transform_start.py OUT [--speech FOLDER ...] [--sparse]
+Usage: python scripts/transform_start.py OUT [--speech FOLDER ...] [--sparse | --whole]
 
 symAD has no activation between its strided convolutions, so that linear transforms fit in them as they are. Samples are
 passed on by each level as the DCT of its hop, whitened by the spectrum of speech; the projector takes the lowest MDCT
@@ -9,14 +9,17 @@ find levels: |x| is ELU(x) + ELU(-x), and a logarithm a sum of saturations 1 - e
 times x is (e^(level + x) - e^(level - x)) / 2 for a small x, and the exponential is ELU below 0. Thus the encoder makes
 what is coded alike in loudness, and the decoder undoes it by a level that is coded beside it, each in the lowest MDCT
 bins of blocks, a block late. Above these bins only the levels of bands are coded, of which the decoder makes noise:
-signs of random mixtures of the low bands, times e to a linear map of the levels. All other weights start as usual, with
-residual branches that add nothing, or --sparse as zeros, as in the package's symad48-transform. --speech gives the mean
-of each level, the loudness of noise by the levels, and the codebooks, by k-means; without it they are that model's.
+signs of random mixtures of the low bands, times e to a linear map of the levels. All other weights of the decoder start
+as usual, with residual branches that add nothing, and those before it, which the configuration does not train, as
+zeros; --whole: they as usual, too; --sparse: all as zeros, as in the package's symad48-transform. --speech gives
+the mean of each level, the loudness of noise by the levels, and the codebooks, by k-means; without it they are
+that model's.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -353,20 +356,22 @@ def unfitted(sparse: bool) -> Tree:
     return variables
 
 
-def started(audio: np.ndarray, sparse: bool = False) -> Tree:
-    """A transform coder's variables, its levels fitted to audio [batch, samples, 1].
-
-    `sparse`: all weights that change nothing are 0, so that the model is small when compressed.
-    """
-    variables = unfitted(sparse)
+def started(audio: np.ndarray) -> Tree:
+    """A sparse transform coder's variables, its levels fitted to audio [batch, samples, 1]."""
+    variables = unfitted(sparse=True)
     fit_levels(variables, audio)
     return variables
 
 
-def filled(variables: Tree) -> Tree:
-    """The variables of a sparse transform coder, with random weights where they change nothing."""
+def filled(variables: Tree, parts: Collection[str]) -> Tree:
+    """The variables of a sparse transform coder, in some parts with random weights where they change nothing."""
     full = unfitted(sparse=False)
-    params = jax.tree.map(lambda x, other: np.where(x, x, other), variables["params"], full["params"])
+    params = {
+        part: jax.tree.map(lambda x, other: np.where(x, x, other), tree, full["params"][part])
+        if part in parts
+        else tree
+        for part, tree in variables["params"].items()
+    }
     return {**full, **variables, "params": params}
 
 
@@ -406,10 +411,10 @@ def fit_codebooks(variables: Tree, audio: np.ndarray) -> None:
     variables[CODEBOOK] = {"quantizer": jax.tree.map(np.asarray, books._asdict())}
 
 
-def fitted(sources: list[str], sparse: bool) -> Tree:
-    """A transform coder's variables, its levels and codebooks fitted to speech."""
+def fitted(sources: list[str]) -> Tree:
+    """A sparse transform coder's variables, its levels and codebooks fitted to speech."""
     audio = np.random.default_rng(0).permutation(crops(sources, 2 * RATE_HZ))
-    variables = started(audio[:24], sparse)
+    variables = started(audio[:24])
     played = [crops(sources, 2 * RATE_HZ, speed) for speed in SPEEDS]
     fit_codebooks(variables, np.random.default_rng(0).permutation(np.concatenate([audio, *played]))[:PIECES])
     return variables
@@ -419,16 +424,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="model folder to write")
     parser.add_argument("--speech", nargs="+", help="folders, files or lists; files not of 48 kHz are left out")
-    parser.add_argument("--sparse", action="store_true", help="leave out weights that change nothing until trained")
+    random = parser.add_mutually_exclusive_group()
+    random.add_argument("--sparse", action="store_true", help="leave out weights that change nothing until trained")
+    random.add_argument("--whole", action="store_true", help="have such weights before the decoder, too")
     options = parser.parse_args()
     if options.sparse and not options.speech:
         parser.error(f"--sparse needs --speech; without, it would copy {MODEL.name}")
     try:
         if options.speech is None:
-            variables = filled(weights.load_model(weights.find_model(MODEL.name))[1])
+            variables = weights.load_model(weights.find_model(MODEL.name))[1]
         else:
-            variables = fitted(options.speech, options.sparse)
-        weights.save_model(options.output, MODEL, variables, sparse=options.sparse)
+            variables = fitted(options.speech)
+        if not options.sparse:
+            variables = filled(variables, variables["params"] if options.whole else ("decoder",))
+        weights.save_model(options.output, MODEL, variables, "sparse" if options.sparse else "float32")
     except AdjaxError as error:
         parser.error(str(error))
 

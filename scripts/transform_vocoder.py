@@ -281,7 +281,7 @@ def main() -> None:
             raise AdjaxError(f"{options.start}: not a model of scripts/transform_start.py")
         model = read_config(CONFIGS / f"symad48_transform_{options.vocoder}.py").model
         variables = vocoder_of(start, model, options.sparse)
-        weights.save_model(options.output, model, variables, sparse=options.sparse)
+        weights.save_model(options.output, model, variables, "sparse" if options.sparse else "float32")
     except AdjaxError as error:
         parser.error(str(error))
 

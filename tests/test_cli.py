@@ -331,7 +331,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Path, bool]]:
         return run_dir / "model", 1 if stop() else plan.steps
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(loop, "export", lambda run_dir, folder, compact: folder / compact)
+    monkeypatch.setattr(loop, "export", lambda run_dir, folder, storage: folder / storage)
     return calls
 
 

@@ -18,7 +18,7 @@ MAX_LINES = 400
 # from its own layer and from those below.
 LAYERS = (
     ("adjax.errors", "adjax.strict_json", "adjax.config", "adjax.zoo"),
-    ("adjax.nn", "adjax.dsp", "adjax.kernels", "adjax.packed", "adjax.cache"),
+    ("adjax.nn", "adjax.dsp", "adjax.kernels", "adjax.packed", "adjax.cache", "adjax.storage"),
     ("adjax.models", "adjax.losses"),
     (
         "adjax.train.state",

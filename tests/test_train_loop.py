@@ -279,7 +279,7 @@ def test_what_is_not_finite_stops_the_run(config: TrainConfig, tmp_path: Path, m
     folder = loop.export(tmp_path, tmp_path / "model")
     trained = flatten(load_model(folder)[1])
     assert all(np.isfinite(a).all() for a in trained.values())
-    small = flatten(load_model(loop.export(tmp_path, tmp_path / "small", compact="int8"))[1])  # for inference only
+    small = flatten(load_model(loop.export(tmp_path, tmp_path / "small", storage="int8"))[1])  # for inference only
     assert trained.keys() - small.keys() == {f"codebook/quantizer/{name}" for name in ("embed_avg", "cluster_size")}
     assert all(np.allclose(small[name], trained[name], atol=0.01 * abs(trained[name]).max()) for name in small)
 
@@ -323,7 +323,7 @@ def test_weights_of_another_run_are_a_start(run: Path, config: TrainConfig, tmp_
 
 def test_compact_weights_are_a_start(run: Path, config: TrainConfig, tmp_path: Path) -> None:
     """Models for inference come without the codebooks' statistics, from which an update would throw them far away."""
-    loop.export(run, tmp_path / "compact", compact="float16")
+    loop.export(run, tmp_path / "compact", storage="float16")
     again = replace(config, init_from=str(tmp_path / "compact"), optimizer=Optimizer(0.0), steps=1)
     quantizer = replace(again.model.quantizer, kmeans_start_step=0, restart_below=0.0, dropout=0.0)
     loop.train(replace(again, model=replace(again.model, quantizer=quantizer)), tmp_path / "again")

@@ -31,7 +31,7 @@ def start() -> dict[str, Any]:
     noise *= np.interp(np.arange(len(noise)) * HOP / len(noise), np.arange(HOP) + 0.5, sigma)
     swell = 1.1 + np.sin(2 * np.pi * 3 * np.arange(SAMPLES) / RATE_HZ)
     audio = (0.5 * swell * np.fft.irfft(noise)).astype(np.float32)[None, :, None]
-    return {**names, "audio": audio, "variables": names["started"](audio, True), "DELAY": names["MODEL"].delay_samples}
+    return {**names, "audio": audio, "variables": names["started"](audio), "DELAY": names["MODEL"].delay_samples}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,17 @@ def test_a_sparse_start_codes_what_a_full_one_does(start: dict[str, Any]) -> Non
     np.testing.assert_allclose(sparse, dense, atol=1e-5 * abs(dense).max())
     used, in_all = (sum(map(f, jax.tree.leaves(encoder))) for f in (np.count_nonzero, np.size))
     assert used < 0.03 * in_all
+
+
+def test_random_weights_are_where_they_are_asked_for(start: dict[str, Any]) -> None:
+    """Elsewhere every bit stays, so that codes are those of the sparse start; nor do they touch what is written."""
+    params = start["variables"]["params"]
+    filled = start["filled"](start["variables"], ("decoder",))["params"]
+    for part in params:
+        one, other = (np.concatenate([x.ravel() for x in jax.tree.leaves(tree[part])]) for tree in (params, filled))
+        np.testing.assert_array_equal(one[one != 0], other[one != 0])
+        assert (np.count_nonzero(other) > 5 * np.count_nonzero(one)) == (part == "decoder")
+        assert (one == other).all() == (part != "decoder")
 
 
 @pytest.mark.slow

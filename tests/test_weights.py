@@ -37,7 +37,7 @@ def test_round_trip(folder: Path) -> None:
 
 def test_half_precision_halves_the_file(tmp_path: Path, folder: Path) -> None:
     """Arrays come back as float32, rounded to float16."""
-    half = weights.save_model(tmp_path / "half", TINY_SPECTRAL, fill(TINY_SPECTRAL), np.float16)
+    half = weights.save_model(tmp_path / "half", TINY_SPECTRAL, fill(TINY_SPECTRAL), "float16")
     sizes = [(f / weights.WEIGHTS_FILE).stat().st_size for f in (half, folder)]
     assert sizes[0] < 0.8 * sizes[1]
     array = weights.flatten(weights.load_model(half)[1])["params/projector/kernel"]
@@ -50,9 +50,9 @@ def test_int8_kernels(tmp_path: Path, kernel: float) -> None:
     """Each within half a step, 1/127 of its output channel's largest; all else as in float16; what was saved stays."""
     wanted = fill(TINY_SPECTRAL)
     wanted["params"]["projector"]["kernel"] *= kernel
-    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, wanted, np.int8)
+    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, wanted, "int8")
     config, tree = weights.load_model(folder)
-    flat, again = weights.flatten(tree), weights.save_model(tmp_path / "again", config, tree, np.int8)
+    flat, again = weights.flatten(tree), weights.save_model(tmp_path / "again", config, tree, "int8")
     for name, array in weights.flatten(wanted).items():
         if name.endswith("kernel"):
             step = abs(array).max(axis=tuple(range(array.ndim - 1))) / 127
@@ -60,6 +60,43 @@ def test_int8_kernels(tmp_path: Path, kernel: float) -> None:
         else:
             np.testing.assert_array_equal(flat[name], array.astype(np.float16))
     np.testing.assert_equal(weights.flatten(weights.load_model(again)[1]), flat)
+
+
+@pytest.mark.parametrize(
+    ("storage", "share", "kind"), [("int8", 8 / 127, np.float16), ("sparse-int5", 6 / 15, np.float32)]
+)
+def test_few_large_weights_stay_as_they_are(tmp_path: Path, storage: str, share: float, kind: type) -> None:
+    """A weight of a channel that passes one input on does not make the steps of the others any coarser."""
+    wanted = fill(TINY_SPECTRAL)
+    kernel = wanted["params"]["projector"]["kernel"]
+    kernel[:] = np.random.default_rng(0).uniform(-0.01, 0.01, kernel.shape)
+    kernel[1, 2, 3], kernel[0, 0, 5], kernel[2, 7, 5], kernel[..., 4] = 1.2345678, -3.1, 2.9, 0
+    kernel[0, 1, 4] = 0.1234567  # alone in its channel
+    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, wanted, storage)
+    actual = weights.flatten(weights.load_model(folder)[1])["params/projector/kernel"]
+    spread = np.median(abs(kernel), axis=(0, 1)) / 0.6745
+    assert (abs(actual - kernel) <= 0.501 * share * spread + 1e-3 * abs(kernel) * (abs(kernel) > 0.1)).all()
+    large = abs(kernel) > 0.1
+    np.testing.assert_array_equal(actual[large], kernel[large].astype(kind))
+    assert (actual[..., 4] != 0).sum() == 1
+
+
+def test_coarse_steps_take_little_room(tmp_path: Path) -> None:
+    """A decoder of random weights at under a third of its float32, beside a sparse encoder that stays as it is."""
+    wanted = fill(replace(TINY_SPECTRAL, decoder=replace(TINY_SPECTRAL.decoder, channels=64)))
+    for name, array in weights.flatten(wanted["params"]["encoder"]).items():
+        if name.endswith("kernel"):
+            array[..., 1:] = 0
+    config = replace(TINY_SPECTRAL, decoder=replace(TINY_SPECTRAL.decoder, channels=64))
+    sizes = {}
+    for storage in ("sparse", "sparse-int5"):
+        folder = weights.save_model(tmp_path / storage, config, wanted, storage)
+        (path,) = folder.glob("model.*")
+        sizes[storage] = path.stat().st_size
+    assert sizes["sparse-int5"] < 0.3 * sizes["sparse"]
+    before, after = (weights.flatten(tree) for tree in (wanted, weights.load_model(tmp_path / "sparse-int5")[1]))
+    for name in (name for name in before if name.startswith("params/encoder")):
+        np.testing.assert_array_equal(after[name], before[name])
 
 
 def sparse_model() -> weights.Tree:
@@ -75,7 +112,7 @@ def test_zeros_take_no_room(tmp_path: Path) -> None:
     wanted, folder = weights.flatten(sparse_model()), tmp_path / "model"
     weights.save_model(folder, TINY_SPECTRAL, sparse_model())
     size = (folder / weights.WEIGHTS_FILE).stat().st_size
-    weights.save_model(folder, TINY_SPECTRAL, sparse_model(), sparse=True)
+    weights.save_model(folder, TINY_SPECTRAL, sparse_model(), "sparse")
     assert (folder / weights.COMPRESSED_FILE).stat().st_size < 0.5 * size
     flat = weights.flatten(weights.load_model(folder)[1])
     assert flat.keys() == wanted.keys()
@@ -88,7 +125,7 @@ def test_zeros_take_no_room(tmp_path: Path) -> None:
 
 def test_damaged_compressed_files_are_refused(tmp_path: Path) -> None:
     """Cut off, altered, not compressed at all, or more than the model can hold, which is not read to its end."""
-    folder = weights.save_model(tmp_path / "model", TINY_SPECTRAL, sparse_model(), sparse=True)
+    folder = weights.save_model(tmp_path / "model", TINY_SPECTRAL, sparse_model(), "sparse")
     path = folder / weights.COMPRESSED_FILE
     data = path.read_bytes()
     bomb = gzip.compress(bytes(1 << 26))
@@ -112,18 +149,18 @@ def test_damaged_compressed_files_are_refused(tmp_path: Path) -> None:
 
 def test_no_configuration_opens_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However large a model is described, a compressed file is read up to a fixed size, and none larger is written."""
-    folder = weights.save_model(tmp_path / "model", TINY_SPECTRAL, sparse_model(), sparse=True)
+    folder = weights.save_model(tmp_path / "model", TINY_SPECTRAL, sparse_model(), "sparse")
     monkeypatch.setattr(weights, "_MAX_DECOMPRESSED_BYTES", 1000)
     with pytest.raises(AdjaxError, match="more than 1000 bytes"):
         weights.load_model(folder)
     with pytest.raises(AdjaxError, match="too large for a compressed file"):
-        weights.save_model(tmp_path / "other", TINY_SPECTRAL, sparse_model(), sparse=True)
+        weights.save_model(tmp_path / "other", TINY_SPECTRAL, sparse_model(), "sparse")
     assert not (tmp_path / "other" / weights.CONFIG_FILE).exists()
 
 
 def test_int8_needs_its_scales(tmp_path: Path) -> None:
     """A missing or misshapen scale is named; so are one without its kernel and integers of another type."""
-    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, fill(TINY_SPECTRAL), np.int8)
+    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, fill(TINY_SPECTRAL), "int8")
     name, path = "params/projector/kernel", folder / weights.WEIGHTS_FILE
     stored = load_file(path)
     for change, message in (
@@ -134,6 +171,35 @@ def test_int8_needs_its_scales(tmp_path: Path) -> None:
         ({name: stored[name].astype(np.int16)}, f"'{name}' is not an array of finite numbers"),
     ):
         path.write_bytes(save({k: v for k, v in (stored | change).items() if v is not None}))
+        with pytest.raises(AdjaxError, match=re.escape(message)):
+            weights.load_model(folder)
+
+
+def test_large_weights_must_have_their_places(tmp_path: Path) -> None:
+    """Lists that are missing, of other types or lengths, or that lead out of the kernel, are named."""
+    wanted = fill(TINY_SPECTRAL)
+    kernel = wanted["params"]["projector"]["kernel"]
+    kernel[1, 2, 3] = kernel[2, 7, 5] = 90.0
+    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, wanted, "int8")
+    name, path = "params/projector/kernel", folder / weights.WEIGHTS_FILE
+    stored = load_file(path)
+    gaps, large = stored[f"{name}.gaps"], stored[f"{name}.large"]
+    assert list(np.cumsum(gaps)) == [np.ravel_multi_index(i, kernel.shape) for i in ((1, 2, 3), (2, 7, 5))]
+    top = np.full(2, 2**32 - 1, np.uint32)
+    for change, message in (
+        ({"gaps": None}, "must be lists of equal length, the first uint32"),
+        ({"large": None}, "must be lists of equal length"),
+        ({"large": large[:1]}, "must be lists of equal length"),
+        ({"large": large[:, None], "gaps": gaps[:, None]}, "must be lists of equal length"),
+        ({"gaps": gaps.astype(np.int64)}, "must be lists of equal length"),
+        ({"gaps": gaps * np.array([1, 0], np.uint32)}, "names a weight twice"),
+        ({"gaps": gaps + np.array([0, 3], np.uint32)}, "goes beyond"),
+        ({"gaps": top}, "goes beyond"),
+        ({"large": large * np.float16(np.inf)}, "not an array of finite numbers"),
+        ({"": stored[name].astype(np.float32), "scale": None}, f"'{name}.gaps' is not an array of finite numbers"),
+    ):
+        changed = {f"{name}.{key}".removesuffix("."): value for key, value in change.items()}
+        path.write_bytes(save({k: v for k, v in (stored | changed).items() if v is not None}))
         with pytest.raises(AdjaxError, match=re.escape(message)):
             weights.load_model(folder)
 
@@ -238,7 +304,13 @@ def test_rates_of_the_zoo() -> None:
 def test_shipped_models_are_the_zoo_s() -> None:
     """Each folder of checkpoints/ holds the model that it is named after, with finite weights."""
     folders = [path.parent for path in CHECKPOINTS.glob("*/config.json")]
-    assert {f.name for f in folders} == {"spectral48", "spectral48-denoise", "spectral24", "symad48-transform"}
+    assert {f.name for f in folders} == {
+        "spectral48",
+        "spectral48-denoise",
+        "spectral24",
+        "symad48-transform",
+        "symad48-trained",
+    }
     for folder in folders:
         config, tree = weights.load_model(folder)
         known = zoo.MODELS[folder.name]

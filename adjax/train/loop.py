@@ -105,11 +105,10 @@ def _agreed(stop: Callable[[], bool], step: int, every: int) -> bool:
     return step % every == 0 and bool(multihost_utils.process_allgather(np.array(stop())).any())
 
 
-def export(run_dir: Path, folder: Path, step: int | None = None, compact: Any = None) -> Path:
+def export(run_dir: Path, folder: Path, step: int | None = None, storage: str | None = None) -> Path:
     """Write the model folder of a run's checkpoint (the latest by default); every process of a run makes the same call.
 
-    `compact`, float16, int8 or sparse, leaves out the codebooks' statistics, which only training needs, and stores that
-    type, sparse float32 whose zeros take no room.
+    `storage`, one of `adjax.storage.STORAGES`, leaves out the codebooks' statistics, which only training needs.
     """
     config = read_run(run_dir)
     with Checkpoints(run_dir / "checkpoints", read_only=True) as checkpoints:
@@ -119,11 +118,10 @@ def export(run_dir: Path, folder: Path, step: int | None = None, compact: Any = 
         generator = checkpoints.restore_generator(step, abstract_items(config)[0])
     if jax.process_index():
         return folder
-    if compact is None:
+    if storage is None:
         return weights.save_model(folder, config.model, generator)
     generator[CODEBOOK] = {"quantizer": {"embed": generator[CODEBOOK]["quantizer"]["embed"]}}
-    sparse = compact == "sparse"
-    return weights.save_model(folder, config.model, generator, np.float32 if sparse else np.dtype(compact), sparse)
+    return weights.save_model(folder, config.model, generator, storage)
 
 
 def read_run(run_dir: Path) -> TrainConfig:
