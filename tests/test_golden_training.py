@@ -180,7 +180,7 @@ def full_ends(case: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("case", "start", "trained"),
     [
-        ("train_autoencoder", 3, ("decoder",)),
+        pytest.param("train_autoencoder", 3, ("decoder",), marks=pytest.mark.slow),
         ("train_autoencoder_unfrozen", 2, PARTS),
         pytest.param("train_autoencoder_univ", 1, ("decoder",), marks=pytest.mark.slow),
     ],
@@ -206,6 +206,7 @@ def test_autoencoders(case: str, start: int, trained: Any) -> None:
     assert_ends(networks(end, rows, others), arrays(case, "end.npz"), rounded)
 
 
+@pytest.mark.slow
 def test_vocoder() -> None:
     """The decoder alone, from the third step on; discriminators from the second; the rate halves after 3 updates."""
     folder, _ = FULL["train_vocoder"]

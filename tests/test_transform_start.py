@@ -94,6 +94,7 @@ def test_a_sparse_start_codes_what_a_full_one_does(start: dict[str, Any]) -> Non
     assert used < 0.03 * in_all
 
 
+@pytest.mark.slow
 def test_random_weights_are_where_they_are_asked_for(start: dict[str, Any]) -> None:
     """Elsewhere every bit stays, so that codes are those of the sparse start; nor do they touch what is written."""
     params = start["variables"]["params"]
