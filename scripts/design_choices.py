@@ -72,6 +72,9 @@ SPECTRAL: dict[str, Changes] = {
     "without-quantizer-dropout": {"model.quantizer.dropout": 0.0},
     "without-speed-perturbation": {"data.augmentation.speeds": (1.0,)},
 }
+CODEBOOKS_TOO: Changes = {"trained": ("quantizer", "decoder")}
+# Codebooks that predict otherwise than the start's begin afresh.
+UNPREDICTED: Changes = CODEBOOKS_TOO | {"model.quantizer.predicted": 0}
 # What trains symAD from its start as a transform coder.
 TRANSFORM: dict[str, Changes] = {
     "as-configured": {},
@@ -85,6 +88,9 @@ TRANSFORM: dict[str, Changes] = {
     "without-left-context": {"data.context_samples": 0},
     "without-damping": {"optimizer.damping": 0.0},
     "all-parts-trained": {"trained": PARTS},
+    "codebooks-trained": CODEBOOKS_TOO,
+    "published-codebooks": {**UNPREDICTED, "model.quantizer.decay": 0.8},
+    "codebooks-kept-alive": {**UNPREDICTED, **CODEBOOKS, "model.quantizer.kmeans_start_step": 1},
     "quantizer-dropout": DROPOUT,
     "without-low-pass": {"data.augmentation.low_pass_hz": None},
     "speed-perturbation": {"data.augmentation.speeds": (0.9, 1.0, 1.1)},

@@ -435,7 +435,9 @@ def main() -> None:
             variables = weights.load_model(weights.find_model(MODEL.name))[1]
         else:
             variables = fitted(options.speech)
-        if not options.sparse:
+        if options.sparse:  # not to be trained further as it is, so without statistics of its codebooks
+            variables[CODEBOOK] = {"quantizer": {"embed": variables[CODEBOOK]["quantizer"]["embed"]}}
+        else:
             variables = filled(variables, variables["params"] if options.whole else ("decoder",))
         weights.save_model(options.output, MODEL, variables, "sparse" if options.sparse else "float32")
     except AdjaxError as error:
