@@ -10,7 +10,7 @@ import numpy as np
 
 from adjax.errors import AdjaxError
 
-SCALE, GAPS, LARGE = ".scale", ".gaps", ".large"
+SCALE, INPUTS, GAPS, LARGE = ".scale", ".inputs", ".gaps", ".large"
 _NORMAL_MEDIAN = 0.6745  # of the magnitude of a normal variable of unit variance
 
 
@@ -27,6 +27,7 @@ class Storage:
     dtype: str
     steps: int = 0
     limit: float = 0.0
+    by_input: bool = False  # finer steps for inputs of smaller weights: damped training moves least what matters most
     compressed: bool = False  # the file; codebooks are float16 in it
 
 
@@ -35,14 +36,15 @@ STORAGES = {
     "float16": Storage("float16"),
     "int8": Storage("float16", steps=127, limit=8.0),
     "sparse": Storage("float32", compressed=True),
-    "sparse-int5": Storage("float32", steps=15, limit=6.0, compressed=True),
+    "sparse-int4": Storage("float32", steps=7, limit=6.0, by_input=True, compressed=True),
 }
 
 
 def stored(flat: Mapping[str, np.ndarray], storage: Storage) -> dict[str, np.ndarray]:
     """Arrays as they are written: of a rounded kernel int8, beside it under its name and a suffix what it is made of.
 
-    `.scale` is float32[output channels]; where there are weights beyond the limit, `.large` holds them and `.gaps`
+    `.scale` is float32[output channels], and `.inputs`, where steps differ by input, what it is multiplied by,
+    float32[input channels]; where there are weights beyond the limit, `.large` holds them and `.gaps`
     (uint32) how far each lies, in the order of memory, from the one before, and the first from the beginning.
     """
     arrays: dict[str, np.ndarray] = {}
@@ -54,6 +56,10 @@ def stored(flat: Mapping[str, np.ndarray], storage: Storage) -> dict[str, np.nda
         magnitudes = abs(array)
         if not np.median(magnitudes):
             continue
+        exact = arrays[name]
+        if storage.by_input:
+            arrays[name + INPUTS] = factors = _input_spreads(magnitudes)
+            array, magnitudes = array / factors[:, None], magnitudes / factors[:, None]
         inputs = tuple(range(array.ndim - 1))
         spread = np.median(magnitudes, axis=inputs) / _NORMAL_MEDIAN
         most = np.minimum(magnitudes.max(axis=inputs), storage.limit * spread)
@@ -62,10 +68,16 @@ def stored(flat: Mapping[str, np.ndarray], storage: Storage) -> dict[str, np.nda
         positions = np.flatnonzero(large)
         if len(positions):
             arrays[name + GAPS] = np.diff(positions, prepend=0).astype(np.uint32)
-            arrays[name + LARGE] = arrays[name][large]
+            arrays[name + LARGE] = exact[large]
         arrays[name] = np.rint(np.where(large, 0, array) / np.where(scale > 0, scale, 1)).astype(np.int8)
         arrays[name + SCALE] = scale
     return arrays
+
+
+def _input_spreads(magnitudes: np.ndarray) -> np.ndarray:
+    """Median magnitude float32[input channels] of each input's weights; of those that have none, the others' median."""
+    spreads = np.median(np.moveaxis(magnitudes, -2, 0).reshape(magnitudes.shape[-2], -1), axis=1)
+    return np.where(spreads > 0, spreads, np.median(spreads[spreads > 0])).astype(np.float32)
 
 
 def restored(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -84,6 +96,11 @@ def restored(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         if scale is None or scale.shape != flat[name].shape[-1:]:
             raise AdjaxError(f"{path}: '{name}' is int8 and needs '{name}{SCALE}', a number for each output channel")
         flat[name] *= scale
+        factors = flat.pop(name + INPUTS, None)
+        if factors is not None:
+            if factors.shape != flat[name].shape[-2:-1]:
+                raise AdjaxError(f"{path}: '{name}{INPUTS}' must be a number for each input channel of '{name}'")
+            flat[name] *= factors[:, None]
         _put_large(path, name, flat, gaps.get(name + GAPS))
     return flat
 

@@ -104,10 +104,15 @@ symad48_transform = replace(
 symad48_trained = replace(
     symad48_transform, name="symad48-trained", source="adjax: trained on open speech; see its model card"
 )
+symad48_trained_v2 = replace(
+    symad48_trained,
+    name="symad48-trained-v2",
+    decoder=replace(_v2, statistics=False, weight_norm=False, delay_samples=symad48_transform.delay_samples),
+)
 
 _PUBLISHED = (symad48, symad24, symaad48, symad48_c16, symad48_univ)
 _PAIRINGS = (symad48_v0, symad48_v1, symad48_v2, symad48_v3, symad24_v1, symad48_denoise)
 _COMPARED = (symad48_joint, asymad48, soundstream48)
-_OWN = (spectral48, spectral48_denoise, spectral24, symad48_transform, symad48_trained)
+_OWN = (spectral48, spectral48_denoise, spectral24, symad48_transform, symad48_trained, symad48_trained_v2)
 MODELS = {m.name: m for m in (*_OWN, *_PUBLISHED, *_PAIRINGS, *_COMPARED)}
 DEFAULT_MODEL = spectral48.name

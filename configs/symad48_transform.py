@@ -3,7 +3,7 @@
 Command: python scripts/transform_start.py runs/start
 then: adjax train configs/symad48_transform.py --set init_from=runs/start
 --set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
-Time: 4 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
+Time: 33 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
 """
 
 from dataclasses import replace
@@ -25,11 +25,11 @@ config = TrainConfig(
     # Below 2 kHz the decoder has waveforms, above it noise.
     losses=replace(spectral48.losses, complex_below_hz=2000.0, magnitude_above_hz=2000.0, magnitude_start_step=0),
     optimizer=Optimizer(
-        learning_rate=2e-4, betas=(0.8, 0.99), schedule="cosine", warmup_steps=20, final_share=0.02, damping=0.002
+        learning_rate=1e-4, betas=(0.8, 0.99), schedule="cosine", warmup_steps=20, final_share=0.02, damping=0.002
     ),
     trained=("decoder",),
-    steps=300,
+    steps=1500,
     log_every=50,
-    evaluate_every=100,
-    save_every=100,
+    evaluate_every=250,
+    save_every=250,
 )

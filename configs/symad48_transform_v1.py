@@ -7,22 +7,15 @@ Time: 28 minutes on one CPU core. Result: docs/training.md, "symAD as a transfor
 
 from dataclasses import replace
 
-from symad48_transform import config as symad48_transform
+from symad48_transform_v2 import config as symad48_transform_v2
 
-from adjax import zoo
 from adjax.config import Vocoder
 
-assert isinstance(zoo.symad48_v1.decoder, Vocoder)
-_model = symad48_transform.model
+_model = symad48_transform_v2.model
+assert isinstance(_model.decoder, Vocoder)
 
 config = replace(
-    symad48_transform,
-    model=replace(
-        _model,
-        name="symad48-transform-v1",
-        decoder=replace(
-            zoo.symad48_v1.decoder, statistics=False, weight_norm=False, delay_samples=_model.delay_samples
-        ),
-    ),
-    optimizer=replace(symad48_transform.optimizer, learning_rate=1e-4),
+    symad48_transform_v2,
+    model=replace(_model, name="symad48-transform-v1", decoder=replace(_model.decoder, block_kernels=(11,))),
+    steps=300,
 )

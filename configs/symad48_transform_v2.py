@@ -2,20 +2,17 @@
 
 Command: python scripts/transform_vocoder.py runs/start_v2
 then: adjax train configs/symad48_transform_v2.py --set init_from=runs/start_v2, with symad48_transform's data
-Time: 29 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
+Time: 97 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
 """
 
 from dataclasses import replace
 
-from symad48_transform_v1 import config as symad48_transform_v1
+from symad48_transform import config as symad48_transform
 
-from adjax.config import Vocoder
-
-_model = symad48_transform_v1.model
-assert isinstance(_model.decoder, Vocoder)
+from adjax import zoo
 
 config = replace(
-    symad48_transform_v1,
-    model=replace(_model, name="symad48-transform-v2", decoder=replace(_model.decoder, block_kernels=(3,))),
-    steps=900,
+    symad48_transform,
+    model=replace(zoo.symad48_trained_v2, name="symad48-transform-v2", source=zoo.symad48_transform.source),
+    steps=2400,
 )

@@ -63,7 +63,7 @@ def test_int8_kernels(tmp_path: Path, kernel: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("storage", "share", "kind"), [("int8", 8 / 127, np.float16), ("sparse-int5", 6 / 15, np.float32)]
+    ("storage", "share", "kind"), [("int8", 8 / 127, np.float16), ("sparse-int4", 6 / 7, np.float32)]
 )
 def test_few_large_weights_stay_as_they_are(tmp_path: Path, storage: str, share: float, kind: type) -> None:
     """A weight of a channel that passes one input on does not make the steps of the others any coarser."""
@@ -74,11 +74,26 @@ def test_few_large_weights_stay_as_they_are(tmp_path: Path, storage: str, share:
     kernel[0, 1, 4] = 0.1234567  # alone in its channel
     folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, wanted, storage)
     actual = weights.flatten(weights.load_model(folder)[1])["params/projector/kernel"]
-    spread = np.median(abs(kernel), axis=(0, 1)) / 0.6745
+    factors = np.median(abs(kernel), axis=(0, 2))[:, None] if storage == "sparse-int4" else 1.0
+    spread = factors * np.median(abs(kernel / factors), axis=(0, 1)) / 0.6745
     assert (abs(actual - kernel) <= 0.501 * share * spread + 1e-3 * abs(kernel) * (abs(kernel) > 0.1)).all()
     large = abs(kernel) > 0.1
     np.testing.assert_array_equal(actual[large], kernel[large].astype(kind))
     assert (actual[..., 4] != 0).sum() == 1
+
+
+def test_steps_are_finer_where_an_input_s_weights_are_smaller(tmp_path: Path) -> None:
+    """Errors in proportion to each input's weights, a thousandfold apart, whatever the other inputs' are."""
+    wanted = fill(TINY_SPECTRAL)
+    kernel = wanted["params"]["projector"]["kernel"]
+    normal = np.random.default_rng(0).standard_normal(kernel.shape).astype(np.float32)
+    kernel[:] = normal * np.geomspace(1e-3, 1, kernel.shape[1])[:, None]
+    kernel[:, 3] = 0
+    folder = weights.save_model(tmp_path / "small", TINY_SPECTRAL, wanted, "sparse-int4")
+    actual = weights.flatten(weights.load_model(folder)[1])["params/projector/kernel"]
+    errors = np.sqrt(np.mean((actual - kernel) ** 2, axis=(0, 2)) / np.mean(kernel**2, axis=(0, 2)).clip(1e-30))
+    assert errors.max() < 0.3
+    assert not actual[:, 3].any()
 
 
 def test_coarse_steps_take_little_room(tmp_path: Path) -> None:
@@ -89,12 +104,12 @@ def test_coarse_steps_take_little_room(tmp_path: Path) -> None:
             array[..., 1:] = 0
     config = replace(TINY_SPECTRAL, decoder=replace(TINY_SPECTRAL.decoder, channels=64))
     sizes = {}
-    for storage in ("sparse", "sparse-int5"):
+    for storage in ("sparse", "sparse-int4"):
         folder = weights.save_model(tmp_path / storage, config, wanted, storage)
         (path,) = folder.glob("model.*")
         sizes[storage] = path.stat().st_size
-    assert sizes["sparse-int5"] < 0.3 * sizes["sparse"]
-    before, after = (weights.flatten(tree) for tree in (wanted, weights.load_model(tmp_path / "sparse-int5")[1]))
+    assert sizes["sparse-int4"] < 0.3 * sizes["sparse"]
+    before, after = (weights.flatten(tree) for tree in (wanted, weights.load_model(tmp_path / "sparse-int4")[1]))
     for name in (name for name in before if name.startswith("params/encoder")):
         np.testing.assert_array_equal(after[name], before[name])
 
@@ -167,6 +182,9 @@ def test_int8_needs_its_scales(tmp_path: Path) -> None:
         ({f"{name}.scale": None}, f"'{name}' is int8 and needs '{name}.scale'"),
         ({f"{name}.scale": np.ones(1, np.float32)}, f"'{name}' is int8 and needs"),
         ({f"{name}.scale": stored[f"{name}.scale"] * np.nan}, "not an array of finite numbers"),
+        ({f"{name}.inputs": np.ones(1, np.float32)}, f"'{name}.inputs' must be a number for each input channel"),
+        ({f"{name}.inputs": np.ones((3, 1), np.float32)}, f"'{name}.inputs' must be a number for each input channel"),
+        ({f"{name}x.inputs": np.ones(1, np.float32)}, f"unknown '{name}x.inputs'"),
         ({name: stored[name].astype(np.float32)}, f"unknown '{name}.scale'"),
         ({name: stored[name].astype(np.int16)}, f"'{name}' is not an array of finite numbers"),
     ):
@@ -310,6 +328,7 @@ def test_shipped_models_are_the_zoo_s() -> None:
         "spectral24",
         "symad48-transform",
         "symad48-trained",
+        "symad48-trained-v2",
     }
     for folder in folders:
         config, tree = weights.load_model(folder)
@@ -326,3 +345,16 @@ def test_denoised_codes_decode_with_the_default_model() -> None:
     assert one.keys() == other.keys()
     changed = {name.split("/")[1] for name in one if not np.array_equal(one[name], other[name])}
     assert changed == {"encoder", "projector"}
+
+
+@pytest.mark.parametrize("name", ["symad48-trained", "symad48-trained-v2"])
+def test_trained_decoders_take_the_start_s_codes(name: str) -> None:
+    """Encoder, projector and codebooks are symad48-transform's to the bit; the decoder is not."""
+    (_, trained), (_, start) = (weights.load_model(CHECKPOINTS / n) for n in (name, "symad48-transform"))
+    one, other = weights.flatten(trained), weights.flatten(start)
+    kept = {key for key in other if not key.startswith("params/decoder/")}
+    assert kept == {key for key in one if not key.startswith("params/decoder/")}
+    for key in kept:
+        np.testing.assert_array_equal(one[key], other[key])
+    same = [key for key in one if key not in kept and key in other and np.array_equal(one[key], other[key])]
+    assert not [key for key in same if key.endswith("/kernel")]

@@ -110,9 +110,9 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--export", metavar="DIR", help="write the model here too, small and for inference only")
     c.add_argument(
         "--export-type",
-        choices=("float16", "int8", "sparse", "sparse-int5"),
+        choices=("float16", "int8", "sparse", "sparse-int4"),
         default="float16",
-        help="of its weights; int8 and int5 are of kernels only, large weights apart, with a scale for each output "
+        help="of its weights; int8 and int4 are of kernels only, large weights apart, with a scale for each output "
         "channel; sparse is compressed, for models most of whose weights are 0 or started so (default: %(default)s)",
     )
     c.add_argument("--distributed", action="store_true", help="one of several hosts: ask the environment of the pod")
