@@ -19,15 +19,15 @@ class Storage:
     """A way to store a model's arrays.
 
     With `steps`, the kernels of layers are rounded to integers of at most so much either side of 0, times a scale for
-    each output channel, up to `limit` times the channel's spread (from the median of its magnitudes, which few large
-    weights do not move). Weights beyond that are as good as all else, which is of `dtype`; a channel that mostly passes
-    one input on has one. Kernels most of whose weights are 0 are not rounded.
+    each output channel, `by_input` of each input channel too, up to `limit` times the channel's spread (from the median
+    of its magnitudes, which few large weights do not move). Weights beyond that are as good as all else, which is of
+    `dtype`; a channel that mostly passes one input on has one. Kernels most of whose weights are 0 are not rounded.
     """
 
     dtype: str
     steps: int = 0
     limit: float = 0.0
-    by_input: bool = False  # finer steps for inputs of smaller weights: damped training moves least what matters most
+    by_input: bool = False  # damped training moves the weights of those inputs least that matter most
     compressed: bool = False  # the file; codebooks are float16 in it
 
 
@@ -76,7 +76,7 @@ def stored(flat: Mapping[str, np.ndarray], storage: Storage) -> dict[str, np.nda
 
 def _input_spreads(magnitudes: np.ndarray) -> np.ndarray:
     """Median magnitude float32[input channels] of each input's weights; of those that have none, the others' median."""
-    spreads = np.median(np.moveaxis(magnitudes, -2, 0).reshape(magnitudes.shape[-2], -1), axis=1)
+    spreads = np.median(magnitudes, axis=(*range(magnitudes.ndim - 2), -1))
     return np.where(spreads > 0, spreads, np.median(spreads[spreads > 0])).astype(np.float32)
 
 
@@ -95,12 +95,14 @@ def restored(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         scale = flat.pop(name + SCALE, None)
         if scale is None or scale.shape != flat[name].shape[-1:]:
             raise AdjaxError(f"{path}: '{name}' is int8 and needs '{name}{SCALE}', a number for each output channel")
-        flat[name] *= scale
-        factors = flat.pop(name + INPUTS, None)
-        if factors is not None:
-            if factors.shape != flat[name].shape[-2:-1]:
-                raise AdjaxError(f"{path}: '{name}{INPUTS}' must be a number for each input channel of '{name}'")
+        factors = flat.pop(name + INPUTS, np.ones(flat[name].shape[-2:-1], np.float32))
+        if factors.shape != flat[name].shape[-2:-1]:
+            raise AdjaxError(f"{path}: '{name}{INPUTS}' must be a number for each input channel of '{name}'")
+        with np.errstate(over="ignore", invalid="ignore"):
+            flat[name] *= scale
             flat[name] *= factors[:, None]
+        if not np.isfinite(flat[name]).all():
+            raise AdjaxError(f"{path}: '{name}' is not an array of finite numbers, times its scales")
         _put_large(path, name, flat, gaps.get(name + GAPS))
     return flat
 

@@ -30,6 +30,6 @@ config = TrainConfig(
     trained=("decoder",),
     steps=1500,
     log_every=50,
-    evaluate_every=250,
-    save_every=250,
+    evaluate_every=100,
+    save_every=100,
 )

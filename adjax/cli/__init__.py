@@ -113,7 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("float16", "int8", "sparse", "sparse-int4"),
         default="float16",
         help="of its weights; int8 and int4 are of kernels only, large weights apart, with a scale for each output "
-        "channel; sparse is compressed, for models most of whose weights are 0 or started so (default: %(default)s)",
+        "channel, int4 for each input channel too; sparse is compressed, for models most of whose weights are 0 or "
+        "started so (default: %(default)s)",
     )
     c.add_argument("--distributed", action="store_true", help="one of several hosts: ask the environment of the pod")
     c.add_argument("--coordinator", metavar="HOST:PORT", help="one of several hosts: where the first of them listens")
