@@ -93,6 +93,8 @@ def restored(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         flat[name] = array.astype(np.float32)
     for name in rounded:
         scale = flat.pop(name + SCALE, None)
+        if flat[name].ndim < 2:
+            raise AdjaxError(f"{path}: '{name}' is int8, as kernels alone may be, and has fewer than two axes")
         if scale is None or scale.shape != flat[name].shape[-1:]:
             raise AdjaxError(f"{path}: '{name}' is int8 and needs '{name}{SCALE}', a number for each output channel")
         factors = flat.pop(name + INPUTS, np.ones(flat[name].shape[-2:-1], np.float32))

@@ -186,6 +186,8 @@ def test_int8_needs_its_scales(tmp_path: Path) -> None:
         ({f"{name}.inputs": np.ones((3, 1), np.float32)}, f"'{name}.inputs' must be a number for each input channel"),
         ({f"{name}.scale": np.full_like(stored[f"{name}.scale"], 3e38)}, "finite numbers, times its scales"),
         ({f"{name}x.inputs": np.ones(1, np.float32)}, f"unknown '{name}x.inputs'"),
+        ({name: stored[name][0, 0], f"{name}.scale": np.ones(stored[name].shape[-1], np.float32)}, "kernels alone"),
+        ({name: np.array(1, np.int8), f"{name}.scale": np.array(1, np.float32)}, "kernels alone"),
         ({name: stored[name].astype(np.float32)}, f"unknown '{name}.scale'"),
         ({name: stored[name].astype(np.int16)}, f"'{name}' is not an array of finite numbers"),
     ):
