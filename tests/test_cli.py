@@ -331,7 +331,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Path, bool]]:
         return run_dir / "model", 1 if stop() else plan.steps
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(loop, "export", lambda run_dir, folder, storage: folder / storage)
+    monkeypatch.setattr(loop, "export", lambda run_dir, folder, storage, average: folder / f"{storage}-{average}")
     return calls
 
 
@@ -346,12 +346,12 @@ def test_train(tmp_path: Path, runs: list[tuple[Any, Path, bool]], capsys: pytes
     command = ["train", str(tmp_path / "plan.json"), "--run-dir", "here", "--resume", "--export", "there"]
     assert main(command) == 0
     assert runs.pop() == (got, Path("here"), True)
-    assert "there/float16: trained for 9 steps\n" in capsys.readouterr().out
+    assert "there/float16-1: trained for 9 steps\n" in capsys.readouterr().out
     assert main([*command, "--export-type", "int8"]) == 0
-    assert "there/int8: trained for 9 steps\n" in capsys.readouterr().out
+    assert "there/int8-1: trained for 9 steps\n" in capsys.readouterr().out
     runs.pop()
-    assert main([*command, "--export-type", "sparse"]) == 0
-    assert "there/sparse: trained for 9 steps\n" in capsys.readouterr().out
+    assert main([*command, "--export-type", "sparse", "--average", "5"]) == 0
+    assert "there/sparse-5: trained for 9 steps\n" in capsys.readouterr().out
     runs.pop()
     assert main(["train", str(plan), "--set", "steps=9", "--stop-after", "1e-9"]) == 0
     assert "model: trained for 1 steps of 9; go on with --resume\n" in capsys.readouterr().out

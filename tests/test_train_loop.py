@@ -284,6 +284,30 @@ def test_what_is_not_finite_stops_the_run(config: TrainConfig, tmp_path: Path, m
     assert all(np.allclose(small[name], trained[name], atol=0.01 * abs(trained[name]).max()) for name in small)
 
 
+def test_export_of_the_mean_of_checkpoints(run: Path, tmp_path: Path) -> None:
+    """Parameters are means of the last ones kept, up to the step that is asked for; codebooks are of that step."""
+    exported = {
+        name: flatten(load_model(loop.export(run, tmp_path / name, **options))[1])
+        for name, options in {
+            "3": {"step": 3},
+            "6": {},
+            "both": {"average": 2},
+            "3 alone": {"step": 3, "average": 1},
+        }.items()
+    }
+    first, last, both = exported["3"], exported["6"], exported["both"]
+    assert any(not np.array_equal(first[name], last[name]) for name in both if name.startswith("params/"))
+    for name, mean in both.items():
+        wanted = (first[name] + last[name]) / 2 if name.startswith("params/") else last[name]
+        np.testing.assert_allclose(mean, wanted, rtol=1e-6, atol=1e-8)
+        np.testing.assert_array_equal(first[name], exported["3 alone"][name])
+    with pytest.raises(AdjaxError, match=r"no 3 checkpoints to average but 2, of steps 3, 6: .* keep_every"):
+        loop.export(run, tmp_path / "more", average=3)
+    with pytest.raises(AdjaxError, match="no 2 checkpoints to average but 1, of steps 3:"):
+        loop.export(run, tmp_path / "more", step=3, average=2)
+    assert not (tmp_path / "more").exists()
+
+
 def test_training_lowers_the_loss(config: TrainConfig, tmp_path: Path) -> None:
     """Sixty steps at a high rate on four files must fit them better than the first steps do."""
     longer = replace(

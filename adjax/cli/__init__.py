@@ -116,6 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
         "channel, int4 for each input channel too; sparse is compressed, for models most of whose weights are 0 or "
         "started so (default: %(default)s)",
     )
+    c.add_argument(
+        "--average",
+        metavar="N",
+        type=_positive,
+        default=1,
+        help="with --export: means of the weights of the last N checkpoints that the run has kept (keep_every)",
+    )
     c.add_argument("--distributed", action="store_true", help="one of several hosts: ask the environment of the pod")
     c.add_argument("--coordinator", metavar="HOST:PORT", help="one of several hosts: where the first of them listens")
     c.add_argument("--processes", metavar="N", type=_positive, help="with --coordinator: how many there are")

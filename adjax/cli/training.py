@@ -54,7 +54,7 @@ def train(arguments: Namespace) -> None:
     with stop_request(arguments.stop_after) as stop:
         folder, steps = loop.train(config, run_dir, resume=arguments.resume, stop=stop)
     if arguments.export:
-        folder = loop.export(run_dir, Path(arguments.export), storage=arguments.export_type)
+        folder = loop.export(run_dir, Path(arguments.export), storage=arguments.export_type, average=arguments.average)
     if jax.process_index() == 0:
         more = "" if steps >= config.steps else f" of {config.steps}; go on with --resume"
         print(f"{folder}: trained for {steps} steps{more}")

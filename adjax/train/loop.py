@@ -105,17 +105,30 @@ def _agreed(stop: Callable[[], bool], step: int, every: int) -> bool:
     return step % every == 0 and bool(multihost_utils.process_allgather(np.array(stop())).any())
 
 
-def export(run_dir: Path, folder: Path, step: int | None = None, storage: str | None = None) -> Path:
+def export(run_dir: Path, folder: Path, step: int | None = None, storage: str | None = None, average: int = 1) -> Path:
     """Write the model folder of a run's checkpoint (the latest by default); every process of a run makes the same call.
 
-    `storage`, one of `adjax.storage.STORAGES`, leaves out the codebooks' statistics, which only training needs.
+    `storage`, one of `adjax.storage.STORAGES`, leaves out the codebooks' statistics, which only training needs. With
+    `average`, parameters are means over so many checkpoints, that one and the last before it that the run has kept
+    (Izmailov et al., 2018); codebooks, which are means already, are that one's. Raises AdjaxError if there are fewer.
     """
     config = read_run(run_dir)
     with Checkpoints(run_dir / "checkpoints", read_only=True) as checkpoints:
-        step = checkpoints.latest_step() if step is None else step
-        if step is None:
+        kept = checkpoints.steps()
+        if step is not None:
+            kept = [*(s for s in kept if s < step), step]
+        if not kept:
             raise AdjaxError(f"{run_dir}: has no complete checkpoint yet")
-        generator = checkpoints.restore_generator(step, abstract_items(config)[0])
+        if len(kept) < average:
+            raise AdjaxError(
+                f"{run_dir}: has no {average} checkpoints to average but {len(kept)}, of steps "
+                f"{', '.join(map(str, kept))}: average fewer, or train with less save_every and keep_every"
+            )
+        like, total = abstract_items(config)[0], None
+        for each in kept[-average:]:
+            generator = checkpoints.restore_generator(each, like)
+            total = generator["params"] if total is None else jax.tree.map(jax.numpy.add, total, generator["params"])
+        generator["params"] = jax.tree.map(lambda x: x / average, total)
     if jax.process_index():
         return folder
     if storage is None:
