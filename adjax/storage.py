@@ -36,7 +36,7 @@ STORAGES = {
     "float16": Storage("float16"),
     "int8": Storage("float16", steps=127, limit=8.0),
     "sparse": Storage("float32", compressed=True),
-    "sparse-int4": Storage("float32", steps=7, limit=6.0, by_input=True, compressed=True),
+    "sparse-int4": Storage("float32", steps=7, limit=4.0, by_input=True, compressed=True),
 }
 
 
