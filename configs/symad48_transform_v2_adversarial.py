@@ -1,7 +1,7 @@
 """Last stage of AD v2 on symAD's transform start, against the same discriminators as symAD's own.
 
 Command: adjax train configs/symad48_transform_v2_adversarial.py --set init_from=runs/symad48_transform_v2/model
-with symad48_transform's data, --export checkpoints/symad48-trained-v2 --export-type sparse-int4
+with symad48_transform's data
 Time: 22 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
 """
 
@@ -10,11 +10,8 @@ from dataclasses import replace
 from symad48_transform_adversarial import config as symad48_transform_adversarial
 from symad48_transform_v2 import config as symad48_transform_v2
 
-from adjax import zoo
-
 config = replace(
     symad48_transform_v2,
-    model=zoo.symad48_trained_v2,
     adversarial=symad48_transform_adversarial.adversarial,
     steps=symad48_transform_adversarial.steps,
 )

@@ -353,6 +353,8 @@ def test_train(tmp_path: Path, runs: list[tuple[Any, Path, bool]], capsys: pytes
     assert main([*command, "--export-type", "sparse", "--average", "5"]) == 0
     assert "there/sparse-5: trained for 9 steps\n" in capsys.readouterr().out
     runs.pop()
+    assert "--average is of what --export writes" in failure(["train", str(plan), "--average", "5"], capsys)
+    assert not runs
     assert main(["train", str(plan), "--set", "steps=9", "--stop-after", "1e-9"]) == 0
     assert "model: trained for 1 steps of 9; go on with --resume\n" in capsys.readouterr().out
     runs.pop()

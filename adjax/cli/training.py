@@ -31,6 +31,8 @@ ALLOCATOR = {
 
 
 def train(arguments: Namespace) -> None:
+    if arguments.average > 1 and not arguments.export:
+        raise AdjaxError("--average is of what --export writes: name a folder with --export, too")
     source = Path(arguments.config)
     default = Path("runs") / source.stem
     if source.is_dir():  # a run: its resolved configuration, and itself
