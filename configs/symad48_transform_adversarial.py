@@ -13,6 +13,10 @@ from symad48_transform import config as symad48_transform
 
 from adjax import zoo
 
+assert spectral48_adversarial.adversarial is not None
 config = replace(
-    symad48_transform, model=zoo.symad48_trained, adversarial=spectral48_adversarial.adversarial, steps=400
+    symad48_transform,
+    model=zoo.symad48_trained,
+    adversarial=replace(spectral48_adversarial.adversarial, weight=0.5, feature_weight=2.0),
+    steps=400,
 )

@@ -90,6 +90,14 @@ def test_band_limits_cut_where_they_should() -> None:
     np.testing.assert_allclose(response[[250, 500, 1000, 2000]], [-3, -0.04, -3, -24.1], atol=0.5)
 
 
+def test_a_share_of_the_changed_crops_has_a_low_pass() -> None:
+    """What high frequencies lose tells which crops those are."""
+    some = Augmentation(low_pass_hz=(1000.0, 1000.0), low_pass_share=0.25)
+    rng = np.random.default_rng(0)
+    limited = sum(random_response(rng, some, np.array([0.0, 4000.0]))[1] < -40 for _ in range(2000))
+    assert 420 < limited < 580  # four standard deviations either side of 500
+
+
 def test_many_poles_are_the_band_of_a_lower_sample_rate() -> None:
     """With 40 poles the octave below the cut-off is passed, and a third of an octave above it nothing is left."""
     limits = Augmentation(low_pass_hz=(1000.0, 1000.0), poles=40)
@@ -249,6 +257,7 @@ def test_published_configurations_are_not_augmented() -> None:
     ("wrong", "message"),
     [
         ({"share": 1.5}, "share must be between 0 and 1"),
+        ({"low_pass_share": -0.1}, "low_pass_share must be between 0 and 1"),
         ({"speeds": ()}, "speeds must be one or more"),
         ({"speeds": (1.0, 3.0)}, "each between 0.5 and 2"),
         ({"equalizer_db": -1.0}, "equalizer_db must be between 0 and 24"),

@@ -130,7 +130,8 @@ class Augmentation:
     equalizer_db: float = 0.0  # bound, up and down, of a random smooth frequency response; 0: flat
     equalizer_points: int = 8  # where it is drawn, evenly spaced in mel from 0 to half the sample rate
     low_pass_hz: tuple[float, float] | None = None  # cut-off, uniform in log frequency
-    high_pass_hz: tuple[float, float] | None = None  # likewise
+    low_pass_share: float = 1.0  # of the changed crops: the others keep their highest band
+    high_pass_hz: tuple[float, float] | None = None  # cut-off, likewise
     poles: int = 4  # of these Butterworth filters, 6 dB an octave each; many: the band of a lower sample rate
     noise: tuple[str, ...] = ()  # background: folders, audio files, lists or prepared sets
     noise_snr_db: tuple[float, float] = (15.0, 40.0)  # uniform
@@ -139,7 +140,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         where = "data.augmentation"
-        require(0 <= self.share <= 1, f"{where}.share must be between 0 and 1")
+        for name, share in (("share", self.share), ("low_pass_share", self.low_pass_share)):
+            require(0 <= share <= 1, f"{where}.{name} must be between 0 and 1")
         require(0 <= self.equalizer_db <= 24, f"{where}.equalizer_db must be between 0 and 24")
         require(2 <= self.equalizer_points <= 10, f"{where}.equalizer_points must be between 2 and 10")
         for name, limits in (("low_pass_hz", self.low_pass_hz), ("high_pass_hz", self.high_pass_hz)):

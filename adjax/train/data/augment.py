@@ -37,8 +37,9 @@ def random_response(rng: np.random.Generator, augmentation: Augmentation, freque
     left = np.minimum(points.astype(int), augmentation.equalizer_points - 2)
     weight = (1 - np.cos(np.pi * (points - left))) / 2
     response = levels[left] * (1 - weight) + levels[left + 1] * weight
-    for limits, sign in ((augmentation.low_pass_hz, 1), (augmentation.high_pass_hz, -1)):
-        if limits is not None:
+    low_pass, high_pass = augmentation.low_pass_hz, augmentation.high_pass_hz
+    for limits, share, sign in ((low_pass, augmentation.low_pass_share, 1), (high_pass, 1.0, -1)):
+        if limits is not None and (share == 1 or rng.uniform() < share):
             cutoff = math.exp(rng.uniform(*np.log(limits)))
             ratio = sign * 2 * augmentation.poles * np.log(np.maximum(frequencies_hz, 1e-3) / cutoff)
             response = response - np.minimum(10 / math.log(10) * np.logaddexp(0, ratio), -FLOOR_DB)
