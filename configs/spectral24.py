@@ -15,7 +15,7 @@ from adjax.config import Augmentation, Data, Mel
 config = replace(
     spectral48,
     model=zoo.spectral24,
-    # Without spectral48's noise floors and low-pass, which brought nothing here (docs/training.md).
+    # Without spectral48's noise floors and low-pass, which brought nothing here (docs/experiments.md).
     data=Data(
         batch_size=4,
         crop_samples=16200,

@@ -2,7 +2,7 @@
 
 Command: adjax train configs/spectral24_adversarial.py --set init_from=runs/spectral24/model
 --set 'data.train=["speech24","speech48"]' --export checkpoints/spectral24 --export-type int8 --average 15
-Time: 7 minutes on one CPU core. Result: docs/training.md, "Against discriminators".
+Time: 7 minutes on one CPU core. Result: docs/experiments.md, "Against discriminators".
 """
 
 from dataclasses import replace

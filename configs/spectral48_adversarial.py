@@ -2,7 +2,7 @@
 
 Command: adjax train configs/spectral48_adversarial.py --set init_from=runs/spectral48_decoder/model
 --set 'data.train=["speech48","ljspeech"]' --export checkpoints/spectral48 --export-type int8 --average 15
-Time: 9 minutes on one CPU core. Result: the weights in the package, a mean of all checkpoints (docs/training.md,
+Time: 9 minutes on one CPU core. Result: the weights in the package, a mean of all checkpoints (docs/experiments.md,
 "Against discriminators" and "Many microphones").
 """
 

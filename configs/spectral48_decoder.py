@@ -2,7 +2,7 @@
 
 Command: adjax train configs/spectral48_decoder.py --set init_from=runs/spectral48/model
 --set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
-Time: 20 minutes on one CPU core. Result: docs/training.md, "Many microphones".
+Time: 20 minutes on one CPU core. Result: docs/experiments.md, "Many microphones".
 """
 
 from dataclasses import replace

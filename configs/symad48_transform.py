@@ -3,7 +3,7 @@
 Command: python scripts/transform_start.py runs/start
 then: adjax train configs/symad48_transform.py --set init_from=runs/start
 --set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
-Time: 33 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
+Time: 33 minutes on one CPU core. Result: docs/experiments.md, "symAD as a transform coder".
 """
 
 from dataclasses import replace

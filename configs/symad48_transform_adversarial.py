@@ -3,7 +3,7 @@
 Command: adjax train configs/symad48_transform_adversarial.py --set init_from=runs/symad48_transform/model
 --set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
 --export checkpoints/symad48-trained --export-type sparse-int4
-Time: 12 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
+Time: 12 minutes on one CPU core. Result: docs/experiments.md, "symAD as a transform coder".
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
 Command: python scripts/transform_vocoder.py runs/start_v1 --vocoder v1
 then: adjax train configs/symad48_transform_v1.py --set init_from=runs/start_v1, with symad48_transform's data
-Time: 28 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
+Time: 28 minutes on one CPU core. Result: docs/experiments.md, "symAD as a transform coder".
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
 Command: adjax train configs/symad48_transform_v1_adversarial.py --set init_from=runs/symad48_transform_v1/model
 with symad48_transform's data
-Time: 38 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
+Time: 38 minutes on one CPU core. Result: docs/experiments.md, "symAD as a transform coder".
 """
 
 from dataclasses import replace

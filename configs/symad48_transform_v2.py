@@ -3,7 +3,7 @@
 Command: python scripts/transform_vocoder.py runs/start_v2
 then: adjax train configs/symad48_transform_v2.py --set init_from=runs/start_v2, with symad48_transform's data
 then, twice: the same with --set init_from=runs/symad48_transform_v2/model --set steps=3000 and another --run-dir
-Time: 97, 120 and 111 minutes on one CPU core. Result: docs/training.md, "symAD as a transform coder".
+Time: 97, 120 and 111 minutes on one CPU core. Result: docs/experiments.md, "symAD as a transform coder".
 """
 
 from dataclasses import replace
