@@ -2,7 +2,7 @@
 
 Command: adjax train configs/spectral24.py --set 'data.train=["speech24","speech48"]' --set 'data.validation=["valid"]'
 Time: 52 minutes on one CPU core. Result: PESQ-WB 2.39, STOI .909 on test48; the weights in the package came of three
-commands and 37,726 steps (2.47, .913), then of spectral24_adversarial.py (checkpoints/spectral24/README.md).
+commands and 37,726 steps (2.47, .913), then of further stages of their decoder (checkpoints/spectral24/README.md).
 """
 
 from dataclasses import replace
