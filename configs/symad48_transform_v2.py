@@ -8,6 +8,7 @@ Time: 97, 120 and 111 minutes on one CPU core. Result: docs/experiments.md, "sym
 
 from dataclasses import replace
 
+from spectral48 import config as spectral48
 from symad48_transform import config as symad48_transform
 
 from adjax import zoo
@@ -15,5 +16,9 @@ from adjax import zoo
 config = replace(
     symad48_transform,
     model=replace(zoo.symad48_trained_v2, name="symad48-transform-v2", source=zoo.symad48_transform.source),
+    # What is in the package was trained without the equalizer.
+    data=replace(symad48_transform.data, augmentation=replace(spectral48.data.augmentation, speeds=(1.0,))),
     steps=2400,
+    evaluate_every=100,
+    save_every=100,
 )

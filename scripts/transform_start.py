@@ -29,8 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import soxr
 
-from adjax import dsp, weights
-from adjax.cli.training import read_config
+from adjax import dsp, weights, zoo
 from adjax.config import ConvEncoder, ModelConfig
 from adjax.errors import AdjaxError
 from adjax.evaluate.systems import read_audio
@@ -38,7 +37,7 @@ from adjax.models import codec
 from adjax.nn.quantize import CODEBOOK, Codebooks, ResidualQuantizer, kmeans_start, prediction_factors
 from adjax.train.data import find_audio
 
-MODEL = read_config(Path(__file__).resolve().parent.parent / "configs/symad48_transform.py").model
+MODEL = zoo.symad48_transform
 HOP, RATE_HZ = MODEL.hop_samples, MODEL.sample_rate_hz
 assert isinstance(MODEL.encoder, ConvEncoder)
 STRIDES = MODEL.encoder.strides
