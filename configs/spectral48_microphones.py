@@ -1,0 +1,15 @@
+"""Fourth stage of the default model: all of its parts, encoder and codebooks too, for many microphones.
+
+Command: adjax train configs/spectral48_microphones.py --set init_from=runs/spectral48_adversarial/model
+--set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
+then: spectral48_adversarial.py once more, from the result
+Time: 30 minutes on one CPU core. Result: docs/experiments.md, "Many microphones".
+"""
+
+from dataclasses import replace
+
+from spectral48_decoder import config as spectral48_decoder
+
+from adjax.config import PARTS
+
+config = replace(spectral48_decoder, trained=PARTS, steps=12_000, save_every=1000)
