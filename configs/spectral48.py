@@ -2,8 +2,8 @@
 
 Command: adjax train configs/spectral48.py --set 'data.train=["speech48","ljspeech"]'
 --set 'data.validation=["valid48"]'
-Time: 74 minutes on one CPU core. Result: the weights in the package before the further stages of their decoder,
-spectral48_decoder.py and spectral48_adversarial.py (docs/experiments.md).
+Time: 74 minutes on one CPU core. Result: the weights in the package before the further stages,
+spectral48_decoder.py, spectral48_adversarial.py and spectral48_microphones.py (docs/experiments.md).
 """
 
 from adjax import zoo

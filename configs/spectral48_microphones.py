@@ -1,9 +1,9 @@
 """Fourth stage of the default model: all of its parts, encoder and codebooks too, for many microphones.
 
-Command: adjax train configs/spectral48_microphones.py --set init_from=runs/spectral48_adversarial/model
+Command: adjax train configs/spectral48_microphones.py --set init_from=checkpoints/spectral48
 --set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
-then: spectral48_adversarial.py once more, from the result
-Time: 30 minutes on one CPU core. Result: docs/experiments.md, "Many microphones".
+(what spectral48_adversarial.py exported); then: that once more, from the result
+Time: 30 minutes on one CPU core. Result: docs/experiments.md, "Encoder and codebooks, too".
 """
 
 from dataclasses import replace
