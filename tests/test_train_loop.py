@@ -25,7 +25,7 @@ from adjax.errors import AdjaxError
 from adjax.strict_json import to_json
 from adjax.train import loop, start, statistics
 from adjax.train.checkpoints import Checkpoints
-from adjax.train.state import from_variables
+from adjax.train.state import from_variables, make_optimizers
 from adjax.weights import flatten, load_model
 from tests.conftest import TINY_SPECTRAL, fill
 from tests.step_on_devices import fill_discriminators
@@ -343,6 +343,19 @@ def test_weights_of_another_run_are_a_start(run: Path, config: TrainConfig, tmp_
     before, after = (flatten(load_model(d / "model")[1]) for d in (run, tmp_path))
     for name, array in after.items():
         assert np.array_equal(array, before[name]) != name.startswith("codebook"), name
+
+
+def test_codebooks_that_kmeans_will_replace_are_named(
+    run: Path, config: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = replace(config, init_from=str(run / "model"))
+    for step in (0, 2):
+        quantizer = replace(config.model.quantizer, kmeans_start_step=step)
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            changed = replace(again, model=replace(config.model, quantizer=quantizer))
+            start.started(changed, make_optimizers(changed), lambda: iter(()))
+        assert ("its codebooks give way to new ones, by k-means before step 2" in caplog.text) == bool(step)
 
 
 def test_compact_weights_are_a_start(run: Path, config: TrainConfig, tmp_path: Path) -> None:

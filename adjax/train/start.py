@@ -28,6 +28,7 @@ from adjax.train.state import (
     parts_ever_trained,
     variables,
 )
+from adjax.train.steps import kmeans_step
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +107,13 @@ def _taken_parts(config: TrainConfig) -> tuple[list[str], Tree]:
     others = [part for part in PARTS if part not in taken]
     rest = f"; {' and '.join(others)} differ there and start afresh" if others else ""
     _log.info("%s: weights of %s%s", folder, ", ".join(taken), rest)
+    if "quantizer" in taken and kmeans_step(config):
+        _log.warning(
+            "%s: its codebooks give way to new ones, by k-means before step %d; "
+            "--set model.quantizer.kmeans_start_step=0 keeps them",
+            folder,
+            kmeans_step(config),
+        )
     return taken, tree
 
 
