@@ -3,6 +3,7 @@
 Command: adjax train configs/spectral48_microphones.py --set init_from=checkpoints/spectral48
 --set 'data.train=["speech48","ljspeech"]' --set 'data.validation=["valid48"]'
 (what spectral48_adversarial.py exported); then: that once more, from the result
+As in spectral48, codebooks start anew by k-means after 200 steps; --set model.quantizer.kmeans_start_step=0 keeps them.
 Time: 30 minutes on one CPU core. Result: docs/experiments.md, "Encoder and codebooks, too".
 """
 
